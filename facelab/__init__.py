@@ -1,0 +1,3 @@
+"""facelab: what the notebooks share."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,216 @@
+"""The two networks: one that guesses the clean picture, one that says which attributes a picture shows.
+
+    denoise(x_t, t, cond) -> x_0_hat                                  THE call (lessons 02 and 03)
+
+The U-Net itself is diffusers'. What is ours: where the condition enters, and that every prediction ends as x_0_hat.
+"""
+
+import contextlib
+import itertools
+import math
+
+import torch
+from diffusers import ConfigMixin, ModelMixin, UNet2DModel
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from facelab.attributes import Attributes
+from facelab.schedule import PREDICTIONS, SCHEDULES, Schedule
+
+
+@contextlib.contextmanager
+def seeded(seed: int):
+    """Random numbers inside are a function of `seed`; the world outside does not notice."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+class Denoiser(ModelMixin, ConfigMixin):
+    """A conditional U-Net: denoise(x_t, t, cond) -> x_0_hat.
+
+    Args:
+        shape: (C, H, W) of a picture; H and W divisible by patch * 2^(levels - 1), unless diffusers pads (28 -> 14 -> 7).
+        names: the attributes it is told, in the order of cond; exclusive as in `Attributes`.
+        schedule, ticks: the schedule it is trained on, by name.
+        predicts: "eps" (Ho et al. 2020), "velocity" (Salimans and Ho 2022) or "x_0": what the network itself says.
+        condition: "embedding" adds a two-layer embedding of cond to that of the tick, which reaches every block;
+            "channels" is the report's: a linear layer to five numbers, repeated over the picture as input channels;
+            "none" ignores cond.
+        channels, layers, attention: width of each level, ResNet blocks a level, self-attention yes or no a level.
+        head_width: channels of one attention head.
+        patch: pixels are folded into channels this many times a side before the U-Net sees them (1: not at all).
+        time_shift: "scale_shift" lets the embedding scale and shift every block's features, "default" only adds.
+        seed: the initial weights are a function of it.
+
+    Raises:
+        ValueError: for a size that does not fit, or an unknown word.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        shape: tuple[int, int, int] = (1, 28, 28),
+        names: tuple[str, ...] = tuple("0123456789"),
+        exclusive: bool = False,
+        schedule: str = "straight",
+        ticks: int = 1000,
+        predicts: str = "velocity",
+        condition: str = "embedding",
+        channels: tuple[int, ...] = (64, 128),
+        layers: int = 1,
+        attention: tuple[bool, ...] = (False, True),
+        head_width: int = 32,
+        patch: int = 1,
+        dropout: float = 0.0,
+        time_shift: str = "scale_shift",
+        seed: int = 0,
+    ):
+        super().__init__()
+        for word, known in ((predicts, PREDICTIONS), (condition, CONDITIONS), (schedule, SCHEDULES)):
+            if word not in known:
+                raise ValueError(f"{word!r} is none of {', '.join(known)}.")
+        if len(shape) != 3 or shape[1] % patch or shape[2] % patch:
+            raise ValueError(f"a picture of shape {tuple(shape)} cannot be folded into patches of {patch} pixels.")
+        if len(channels) != len(attention):
+            raise ValueError(f"{len(channels)} levels of channels need as many of attention, got {len(attention)}.")
+        self.schedule: Schedule = SCHEDULES[schedule](ticks)
+        self.attributes = Attributes(names, exclusive=exclusive)
+        if predicts == "eps" and self.schedule.signal[-2] == 0:
+            raise ValueError(f"the {schedule} schedule ends in pure noise, from where eps says nothing: use velocity.")
+        folded, extra = shape[0] * patch**2, 5 if condition == "channels" else 0
+        with seeded(seed):
+            self.unet = UNet2DModel(
+                in_channels=folded + extra,
+                out_channels=folded,
+                block_out_channels=tuple(channels),
+                layers_per_block=layers,
+                down_block_types=["AttnDownBlock2D" if attend else "DownBlock2D" for attend in attention],
+                up_block_types=["AttnUpBlock2D" if attend else "UpBlock2D" for attend in reversed(attention)],
+                attention_head_dim=head_width,
+                add_attention=bool(attention[-1]),
+                norm_num_groups=math.gcd(32, *channels),
+                dropout=dropout,
+                resnet_time_scale_shift=time_shift,
+                class_embed_type="identity" if condition == "embedding" else None,
+            )
+            width = 4 * channels[0]
+            if condition == "embedding":
+                self.embed = nn.Sequential(nn.Linear(len(names), width), nn.SiLU(), nn.Linear(width, width))
+            elif condition == "channels":
+                self.embed = nn.Linear(len(names), extra)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of a picture"""
+        return tuple(self.config.shape)
+
+    def forward(self, x_t: Tensor, t, cond: Tensor, raw: bool = False) -> Tensor:
+        """The clean picture it believes in.
+
+        Args:
+            x_t: (B, C, H, W) noisy pictures.
+            t: the tick, an int for all or (B,).
+            cond: (B, K), (1, K) or (K,) in [-1, 1]; zero is "not said".
+            raw: what the network predicts (eps, velocity or x_0) in place of x_0_hat: training's loss is on this.
+
+        Returns:
+            x_0_hat (B, C, H, W), float32 (float64 for float64 pictures).
+
+        Raises:
+            ValueError: for pictures or conditions of another shape than it was built for.
+        """
+        if tuple(x_t.shape[1:]) != self.shape or x_t.ndim != 4:
+            raise ValueError(
+                f"this network takes pictures (B, {', '.join(map(str, self.shape))}), got {tuple(x_t.shape)}."
+            )
+        if (
+            cond.shape[-1] != len(self.attributes)
+            or cond.ndim > 2
+            or (cond.ndim == 2 and len(cond) not in (1, len(x_t)))
+        ):
+            raise ValueError(f"cond must be ({len(x_t)}, {len(self.attributes)}), got {tuple(cond.shape)}.")
+        weight = next(self.parameters())
+        cond = cond.to(weight.device, weight.dtype).expand(len(x_t), -1)
+        said = self._predict(x_t.to(weight.dtype), t, cond)
+        return said if raw else self.schedule.x_0_from(x_t, said, t, self.config.predicts)
+
+    def _predict(self, x, t, cond):
+        patch, now = self.config.patch, torch.as_tensor(t, device=x.device).expand(len(x))
+        # The tick's sinusoids were made for a thousand ticks, so another number is stretched to that.
+        now = now * (1000 / self.config.ticks)
+        x = F.pixel_unshuffle(x, patch)
+        if self.config.condition == "channels":
+            x = torch.cat([x, self.embed(cond)[:, :, None, None].expand(-1, -1, *x.shape[2:])], 1)
+        labels = self.embed(cond) if self.config.condition == "embedding" else None
+        return F.pixel_shuffle(self.unet(x, now, class_labels=labels).sample, patch)
+
+    def settings(self) -> dict:
+        """Its arguments, as JSON holds them."""
+        return {name: value for name, value in self.config.items() if not name.startswith("_")}
+
+
+CONDITIONS = ("embedding", "channels", "none")
+
+
+class AttributeClassifier(ModelMixin, ConfigMixin):
+    """Says which attributes a picture shows: the judge that reads back what was asked.
+
+    Args:
+        shape: (C, H, W) of a picture.
+        names, exclusive: the attributes; exclusive ones share one softmax, others get a sigmoid each.
+        channels: width after each halving.
+        seed: the initial weights are a function of it.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        shape: tuple[int, int, int] = (1, 28, 28),
+        names: tuple[str, ...] = tuple("0123456789"),
+        exclusive: bool = False,
+        channels: tuple[int, ...] = (32, 64, 128),
+        dropout: float = 0.1,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.attributes = Attributes(names, exclusive=exclusive)
+        widths = (shape[0], *channels)
+        with seeded(seed):
+            blocks = [
+                nn.Sequential(nn.Conv2d(before, after, 3, 2, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU())
+                for before, after in itertools.pairwise(widths)
+            ]
+            left = [math.ceil(side / 2 ** len(channels)) for side in shape[1:]]
+            head = nn.Linear(channels[-1] * left[0] * left[1], len(names))
+            self.layers = nn.Sequential(*blocks, nn.Flatten(), nn.Dropout(dropout), head)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of a picture"""
+        return tuple(self.config.shape)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """(B, K) logits for pictures (B, C, H, W) in [-1, 1]; above 0 is yes, or the largest where they exclude."""
+        if tuple(pictures.shape[1:]) != self.shape:
+            raise ValueError(f"this judge reads (B, {', '.join(map(str, self.shape))}), got {tuple(pictures.shape)}.")
+        return self.layers(pictures.to(next(self.parameters()).dtype))
+
+    @torch.no_grad()
+    def read(self, pictures: Tensor, batch: int = 500) -> Tensor:
+        """What it sees: (B,) the index of the attribute where they exclude each other, else (B, K) of -1 and +1."""
+        device = next(self.parameters()).device
+        logits = torch.cat([self(part.to(device)) for part in pictures.split(batch)]).cpu()
+        return logits.argmax(1) if self.attributes.exclusive else torch.where(logits > 0, 1, -1)
+
+    def loss(self, pictures: Tensor, conds: Tensor) -> Tensor:
+        """(B,) cross-entropy of its reading against conds (B, K); an attribute that is not said does not count."""
+        logits = self(pictures)
+        if self.attributes.exclusive:
+            return F.cross_entropy(logits, conds.argmax(1), reduction="none")
+        said = conds != 0
+        each = F.binary_cross_entropy_with_logits(logits, (conds > 0).to(logits.dtype), reduction="none")
+        return (each * said).sum(1) / said.sum(1).clamp(min=1)
+
+    settings = Denoiser.settings

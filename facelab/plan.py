@@ -1,0 +1,193 @@
+"""Sizes and places: how much a notebook does here, on which device, in which precision, and where files lie.
+
+`PLANS` is the one table of sizes. The default row follows the machine (a GPU: colab, else laptop); the environment
+variables FACELAB_PLAN, FACELAB_DEVICE, FACELAB_DATA and FACELAB_CACHE override what is chosen.
+"""
+
+import dataclasses
+import functools
+import math
+import os
+import platform
+import time
+from pathlib import Path
+
+import torch
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """One training run, in pictures and not in minutes, so that a run is known by its settings, data and seed.
+
+    `pictures` are seen in all, `batch` of them a step. The learning rate `lr` is reached over the first `warmup` share
+    of the steps and falls along a cosine to zero (`decay="cosine"`) or stays (`"constant"`). `ema` is the weight
+    average's decay, `clip` the largest gradient norm (0: none). Ticks are drawn `"uniform"` or `"logit-normal"` (more from the
+    middle: Esser et al. 2024, section 3.1). `flip` mirrors half of the pictures; `forget` leaves answers unsaid.
+    """
+
+    pictures: int
+    batch: int = 64
+    lr: float = 1e-3
+    optimiser: str = "adamw"
+    weight_decay: float = 0.01
+    warmup: float = 0.05
+    decay: str = "cosine"
+    ema: float = 0.999
+    clip: float = 1.0
+    ticks: str = "uniform"
+    flip: bool = False
+    forget: bool = True
+    seed: int = 0
+
+    def __post_init__(self):
+        allowed = {
+            "optimiser": ("adam", "adamw"),
+            "decay": ("cosine", "constant"),
+            "ticks": ("uniform", "logit-normal"),
+        }
+        for field, choices in allowed.items():
+            if getattr(self, field) not in choices:
+                raise ValueError(f"{field} must be one of {', '.join(choices)}, got {getattr(self, field)!r}.")
+        if self.pictures < 1 or self.batch < 1:
+            raise ValueError(f"pictures and batch must be above 0, got {self.pictures} and {self.batch}.")
+
+    @property
+    def steps(self) -> int:
+        return math.ceil(self.pictures / self.batch)
+
+    def lr_at(self, step: int) -> float:
+        """The learning rate of step 0 .. steps - 1."""
+        warm = max(1, round(self.warmup * self.steps))
+        if step < warm:
+            return self.lr * (step + 1) / warm
+        if self.decay == "constant":
+            return self.lr
+        return self.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, self.steps - warm)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Every size that a notebook uses.
+
+    `digits` is what lesson 02 trains on a net of `digits_net`; `judge` trains its classifier; `asked` digits of each
+    class are read back; `figure` are drawn a row; `draws` settle a mean or a variance; `bound` is the share of asked
+    digits that the lesson's own training must reach, read guided.
+    """
+
+    name: str
+    digits: Recipe
+    judge: Recipe
+    digits_net: dict
+    asked: int
+    figure: int
+    draws: int
+    bound: float
+
+
+SMALL = {"channels": (64, 128), "layers": 1, "patch": 2, "attention": (False, True)}
+TINY = {"channels": (32, 64), "layers": 1, "patch": 2, "attention": (False, False)}
+
+PLANS = {
+    plan.name: plan
+    for plan in (
+        #    name      digits: pictures seen     the judge's training     net    asked figure draws bound
+        Plan("ci", Recipe(3_200, 64, ema=0.99), Recipe(12_000, 64, ema=0.99, forget=False), TINY, 10, 5, 2_000, 0.2),
+        Plan("laptop", Recipe(30_000), Recipe(60_000, 64, forget=False), SMALL, 50, 10, 20_000, 0.9),
+        Plan("colab", Recipe(120_000, 128), Recipe(180_000, 128, forget=False), SMALL, 200, 10, 50_000, 0.95),
+        Plan("full", Recipe(1_200_000, 128), Recipe(600_000, 128, forget=False), SMALL, 200, 10, 50_000, 0.97),
+    )
+}
+
+
+def plan(name: str | None = None) -> Plan:
+    """The row of `PLANS` called `name`; without one FACELAB_PLAN's, else the one that fits this machine."""
+    name = name or os.environ.get("FACELAB_PLAN") or ("laptop" if device().type == "cpu" else "colab")
+    if name not in PLANS:
+        raise ValueError(f"there is no plan {name!r}: FACELAB_PLAN is one of {', '.join(PLANS)}.")
+    return PLANS[name]
+
+
+def device() -> torch.device:
+    """FACELAB_DEVICE, else cuda, mps or cpu, the first that is here."""
+    wish = os.environ.get("FACELAB_DEVICE")
+    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if wish and not found.get(wish.split(":")[0]):
+        here = ", ".join(kind for kind, there in found.items() if there)
+        raise ValueError(f"FACELAB_DEVICE={wish!r} is not on this machine; it has {here}.")
+    return torch.device(wish or next(kind for kind, there in found.items() if there))
+
+
+@functools.cache
+def precision(kind: str | None = None) -> torch.dtype:
+    """The dtype in which this machine multiplies fastest and safely: float32, bfloat16 or float16.
+
+    On a CPU it is measured, for bfloat16 is 3 times faster on some and 16 times slower on others. A GPU before
+    compute capability 8 only emulates bfloat16, so it gets float16 (and training a gradient scaler).
+    """
+    kind = kind or device().type
+    if kind == "cuda":
+        return torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float16
+    if kind != "cpu":
+        return torch.float32
+    return torch.bfloat16 if _seconds(torch.bfloat16) * 1.5 < _seconds(torch.float32) else torch.float32
+
+
+def _seconds(dtype) -> float:
+    """The fastest of three products of two 320 x 320 matrices."""
+    a, times = torch.ones(320, 320, dtype=dtype), []
+    for _ in range(3):
+        start = time.perf_counter()
+        a @ a
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def machine() -> str:
+    """One line for cards and tables: processor, threads, precision, versions."""
+    here = device()
+    if here.type == "cuda":
+        chip = torch.cuda.get_device_name()
+    else:
+        chip = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+    kind = str(precision(here.type)).removeprefix("torch.")
+    return f"{here.type}: {chip}, {kind}; Python {platform.python_version()}, torch {torch.__version__}"
+
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def is_clone() -> bool:
+    """Whether facelab runs from a clone of its repository, and not from an installed wheel."""
+    return (ROOT / "pyproject.toml").is_file() and (ROOT / "notebooks").is_dir()
+
+
+def cache_dir() -> Path:
+    """Where everything is written: FACELAB_CACHE, the clone's data/cache, without a clone ~/.cache/facelab."""
+    wish = os.environ.get("FACELAB_CACHE")
+    return Path(wish).expanduser() if wish else ROOT / "data/cache" if is_clone() else Path.home() / ".cache/facelab"
+
+
+def data_dirs() -> list[Path]:
+    """Where data are looked for: the folders of FACELAB_DATA, those one folder down, then the cache.
+
+    Raises:
+        ValueError: where FACELAB_DATA names a folder that does not exist or is empty.
+    """
+    dirs = []
+    for named in filter(None, os.environ.get("FACELAB_DATA", "").split(os.pathsep)):
+        folder = Path(named).expanduser().resolve()
+        if not folder.is_dir() or not any(folder.iterdir()):
+            state = "is empty" if folder.is_dir() else "is no folder"
+            raise ValueError(f"FACELAB_DATA names {named}, which {state}: put the data files there, or unset it.")
+        dirs.append(folder)
+    dirs.append(cache_dir())
+    return [place for folder in dirs if folder.is_dir() for place in (folder, *_folders(folder))]
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(inside for inside in folder.iterdir() if inside.is_dir() and not inside.name.startswith("."))
+
+
+def pretrained_dir() -> Path:
+    """Where the shipped weights lie: in the clone, or inside the installed package."""
+    return ROOT / "data/pretrained" if is_clone() else Path(__file__).resolve().parent / "_pretrained"

@@ -1,0 +1,178 @@
+"""Pictures and curves, each with words for those who do not see them. The only file that imports matplotlib.
+
+Each function hands back an `Illustration`: the last line of a cell shows it, `display` shows it anywhere, `save` writes it.
+"""
+
+import base64
+import html
+import io
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+INK, PAPER, GAP = (40, 40, 40), (255, 255, 255), 2
+# Okabe and Ito's colours, which people with any colour vision tell apart.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+
+class Illustration:
+    """A PNG and its alt text."""
+
+    def __init__(self, png: bytes, alt: str):
+        self.png, self.alt = png, alt
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        # JupyterLab drops the alt text of a bare image/png, so the page gets an <img>, and those who cannot show it the PNG.
+        code = base64.b64encode(self.png).decode()
+        img = f'<img src="data:image/png;base64,{code}" alt="{html.escape(self.alt)}" style="max-width: 100%">'
+        return {"text/html": img, "image/png": code, "text/plain": self.alt}, {"image/png": {"alt": self.alt}}
+
+    @property
+    def image(self) -> Image.Image:
+        """The picture as Pillow has it."""
+        return Image.open(io.BytesIO(self.png))
+
+    def save(self, path) -> Path:
+        """Write the PNG and return its path."""
+        Path(path).write_bytes(self.png)
+        return Path(path)
+
+
+def to_uint8(pictures: Tensor) -> np.ndarray:
+    """(B, H, W, C) uint8 from (B, C, H, W) in [-1, 1]; what lies outside is clipped."""
+    pictures = pictures.detach().float().cpu().clamp(-1, 1)
+    return ((pictures + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+
+
+def show(
+    pictures: Tensor,
+    columns: int | None = None,
+    *,
+    captions: Sequence[str] = (),
+    rows: Sequence[str] = (),
+    title: str = "",
+    side: int = 56,
+    alt: str | None = None,
+) -> Illustration:
+    """A grid of pictures (B, C, H, W), or one (C, H, W), in [-1, 1].
+
+    Args:
+        columns: pictures a row; by default about a square.
+        captions: a line under each picture, or, where there are as many as columns, above each column.
+        rows: a line before each row.
+        side: at least how many pixels a picture is shown wide, by whole-number enlargement.
+    """
+    pictures = pictures[None] if pictures.ndim == 3 else pictures
+    if pictures.ndim != 4 or len(pictures) == 0 or pictures.shape[1] not in (1, 3):
+        raise ValueError(f"show takes pictures (B, 1 or 3, H, W), got {tuple(pictures.shape)}.")
+    columns = columns or math.ceil(len(pictures) ** 0.5)
+    zoom = max(1, math.ceil(side / pictures.shape[3]))
+    tiles = to_uint8(pictures).repeat(zoom, 1).repeat(zoom, 2)
+    high, wide = tiles.shape[1:3]
+    heads = captions if len(captions) == columns < len(pictures) else ()
+    under = [] if heads else list(captions)
+    font = ImageFont.load_default(13)
+    left = max((int(font.getlength(row)) for row in rows), default=-8) + 8
+    top = (22 if title else 0) + (18 if heads else 0)
+    cell_high, count = high + GAP + (18 if under else 0), math.ceil(len(pictures) / columns)
+    mode, paper, ink = ("L", 255, 40) if tiles.shape[3] == 1 else ("RGB", PAPER, INK)
+    width = max(left + columns * (wide + GAP) - GAP, int(font.getlength(title)) + 4)
+    sheet = Image.new(mode, (width, top + count * cell_high - GAP), paper)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((left, 3), title, ink, font)
+    for i, tile in enumerate(tiles):
+        x, y = left + i % columns * (wide + GAP), top + i // columns * cell_high
+        sheet.paste(Image.fromarray(tile.squeeze(2) if mode == "L" else tile), (x, y))
+        if i < len(under):
+            draw.text((x + wide / 2, y + high + 2), under[i], ink, font, anchor="ma")
+    for i, head in enumerate(heads):
+        draw.text((left + i * (wide + GAP) + wide / 2, top - 17), head, ink, font, anchor="ma")
+    for i, row in enumerate(rows):
+        draw.text((left - 8, top + i * cell_high + high / 2), row, ink, font, anchor="rm")
+    words = alt or _in_words(len(pictures), columns, title, captions, rows)
+    return Illustration(_png(sheet), words)
+
+
+def _in_words(count, columns, title, captions, rows) -> str:
+    words = title or ("A picture" if count == 1 else f"{count} pictures in {math.ceil(count / columns)} rows")
+    for name, said in (("rows", rows), ("captions", captions)):
+        words += f"; {name}: {', '.join(said)}" if len(said) else ""
+    return words + "."
+
+
+def filmstrip(frames: Iterable[Tensor], captions: Sequence[str] = (), *, every: int = 1, **options) -> Illustration:
+    """Frames from left to right, a row for each picture; frames are (C, H, W) or (B, C, H, W) in [-1, 1].
+
+    `every` keeps each so-manyth frame, and always the last; `options` are those of `show`.
+    """
+    frames = [frame[None] if frame.ndim == 3 else frame for frame in frames]
+    kept = [i for i in range(len(frames)) if (len(frames) - 1 - i) % every == 0]
+    across = torch.stack([frames[i] for i in kept], 1).flatten(0, 1)
+    return show(across, len(kept), captions=[str(captions[i]) for i in kept] if len(captions) else (), **options)
+
+
+def curve(
+    series: dict[str, tuple],
+    *,
+    x: str = "",
+    y: str = "",
+    title: str = "",
+    log: str = "",
+    bands: dict[str, tuple] | None = None,
+    size: tuple[float, float] = (6.4, 3.2),
+    alt: str | None = None,
+) -> Illustration:
+    """Lines, each named where it is drawn: {name: (xs, ys)}; log is "", "x", "y" or "xy"; bands {name: (lows, highs)}."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(size, dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    told = []
+    styles = ("-", "--", "-.", ":")
+    for i, (name, (xs, ys)) in enumerate(series.items()):
+        xs, ys = np.asarray(xs, dtype=float), np.asarray(ys, dtype=float)
+        colour = COLOURS[i % len(COLOURS)]
+        axes.plot(xs, ys, styles[i // len(COLOURS) % 4], color=colour, label=name, linewidth=1.6)
+        if bands and name in bands:
+            axes.fill_between(xs, *bands[name], color=colour, alpha=0.2, linewidth=0)
+        seen = ys[np.isfinite(ys)]
+        if len(seen):
+            told.append(
+                f"{name} goes from {seen[0]:.3g} to {seen[-1]:.3g} (between {seen.min():.3g} and {seen.max():.3g})"
+            )
+    axes.set(xlabel=x, ylabel=y, title=title)
+    for axis in log:
+        getattr(axes, f"set_{axis}scale")("log")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    if len(series) > 1:
+        axes.legend(frameon=False, fontsize=9)
+    sheet = io.BytesIO()
+    figure.savefig(sheet, format="png")
+    image = Image.open(sheet).convert("RGB").quantize(64, dither=Image.Dither.NONE)
+    words = f"{title or y or 'Curves'} against {x or 'x'}: {'; '.join(told)}."
+    return Illustration(_png(image), alt or words)
+
+
+def beside(*illustrations: Illustration) -> Illustration:
+    """Several, from left to right, as one."""
+    images = [part.image.convert("RGB") for part in illustrations]
+    sheet = Image.new("RGB", (sum(i.width + 12 for i in images) - 12, max(i.height for i in images)), PAPER)
+    x = 0
+    for image in images:
+        sheet.paste(image, (x, 0))
+        x += image.width + 12
+    return Illustration(_png(sheet), " Beside it: ".join(part.alt for part in illustrations))
+
+
+def _png(image: Image.Image) -> bytes:
+    out = io.BytesIO()
+    image.save(out, "PNG", optimize=True)
+    return out.getvalue()

@@ -1,0 +1,165 @@
+"""Sampling: from pure noise to a picture, one small step at a time (lesson 02).
+
+    x_s = signal_s x_0_hat + sigma_s eps_hat                          (Song et al. 2021, eq. 12)
+
+A solver makes one step from tick t to tick s; `trajectory` asks a denoise call and a solver in turn. Neither knows of
+guidance: it is in the denoise call, or it is not.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from facelab.schedule import Schedule
+
+
+class DDIM:
+    """Separate the picture from the noise, then mix them anew, less noisy: Song et al. 2021, eq. 12 and 16.
+
+    On `straight()` with eta 0 this is Euler's method for rectified flow.
+
+    Args:
+        schedule: the one that the denoiser was trained on.
+        eta: 0 is deterministic, 1 adds as much fresh noise as DDPM does.
+        clip: keep every guess at x_0 in [-1, 1].
+        generator: where fresh noise comes from; a CPU generator gives the same noise on every device.
+    """
+
+    def __init__(self, schedule: Schedule, eta: float = 0.0, clip: bool = True, generator=None):
+        if not 0 <= eta <= 1:
+            raise ValueError(f"eta must be from 0 (deterministic) to 1 (DDPM's noise), got {eta!r}.")
+        self.schedule, self.eta, self.clip, self.generator = schedule, eta, clip, generator
+
+    def start(self, steps: int) -> list[int]:
+        """The ticks of a new trajectory, from noisy to clean."""
+        return self.schedule.ticks(steps)
+
+    def step(self, x_t: Tensor, x_0_hat: Tensor, t: int, s: int) -> Tensor:
+        """x_s from x_t and the guess at the clean picture; s = -1 is the clean picture itself."""
+        x_0_hat = x_0_hat.clamp(-1, 1) if self.clip else x_0_hat
+        (signal_t, sigma_t), (signal_s, sigma_s) = self.schedule(t), self.schedule(s)
+        eps_hat = (x_t - signal_t * x_0_hat) / sigma_t
+        fresh = self.eta * sigma_s * max(0.0, 1 - (signal_t * sigma_s / (signal_s * sigma_t)) ** 2) ** 0.5
+        x_s = signal_s * x_0_hat + max(0.0, sigma_s**2 - fresh**2) ** 0.5 * eps_hat
+        return x_s + fresh * noise_like(x_t, self.generator) if fresh else x_s
+
+
+class DDPM:
+    """The ancestral step, a draw from the posterior q(x_s | x_t, x_0_hat): Ho et al. 2020, eq. 6 and 7.
+
+    Args:
+        schedule, clip, generator: as for `DDIM`.
+        variance: "small" is the posterior's own (eq. 7), "large" is beta itself; Ho et al. tried both (section 3.2).
+    """
+
+    def __init__(self, schedule: Schedule, clip: bool = True, generator=None, variance: str = "small"):
+        if variance not in ("small", "large"):
+            raise ValueError(f"variance must be 'small' or 'large', got {variance!r}.")
+        self.schedule, self.clip, self.generator, self.variance = schedule, clip, generator, variance
+
+    def start(self, steps: int) -> list[int]:
+        """The ticks of a new trajectory, from noisy to clean."""
+        return self.schedule.ticks(steps)
+
+    def step(self, x_t: Tensor, x_0_hat: Tensor, t: int, s: int) -> Tensor:
+        """x_s from x_t and the guess at the clean picture; s = -1 is the clean picture itself."""
+        x_0_hat = x_0_hat.clamp(-1, 1) if self.clip else x_0_hat
+        (signal_t, sigma_t), (signal_s, sigma_s) = self.schedule(t), self.schedule(s)
+        kept = signal_t / signal_s
+        beta = sigma_t**2 - kept**2 * sigma_s**2
+        mean = (signal_s * beta * x_0_hat + kept * sigma_s**2 * x_t) / sigma_t**2
+        variance = beta if self.variance == "large" else beta * sigma_s**2 / sigma_t**2
+        return mean + variance**0.5 * noise_like(x_t, self.generator) if s >= 0 else mean
+
+
+class FromDiffusers:
+    """Any diffusers scheduler that fits, driven from one of our schedules.
+
+    Args:
+        scheduler: a class of diffusers, such as `UniPCMultistepScheduler`; a flow-matching one takes `straight()`, the
+            others a variance-preserving schedule.
+        schedule: the one that the denoiser was trained on.
+        options: further arguments of the scheduler, such as `lambda_min_clipped=-5.1`.
+    """
+
+    def __init__(self, scheduler: type, schedule: Schedule, clip: bool = True, generator=None, **options):
+        self.schedule, self.clip, self.generator = schedule, clip, generator
+        self.flow = "FlowMatch" in scheduler.__name__
+        if self.flow == schedule.variance_preserving:
+            kind = "straight()" if self.flow else "a variance-preserving schedule"
+            raise ValueError(f"{scheduler.__name__} needs {kind}, got {schedule.name}.")
+        if self.flow:
+            self.scheduler = scheduler(num_train_timesteps=len(schedule), **options)
+        else:
+            known = scheduler.__init__.__wrapped__.__code__.co_varnames
+            fitting = {"prediction_type": "sample", "timestep_spacing": "trailing", "clip_sample": False}
+            fitting = {name: value for name, value in fitting.items() if name in known} | options
+            self.scheduler = scheduler(trained_betas=schedule.betas.float().numpy(), **fitting)
+            if "prediction_type" not in known:
+                raise ValueError(f"{scheduler.__name__} cannot be told that the guess is at x_0 (prediction_type).")
+
+    def start(self, steps: int) -> list[int]:
+        """The ticks of a new trajectory; some schedulers visit a tick twice."""
+        ticks = self.schedule.ticks(steps)
+        if self.flow:
+            self.scheduler.set_timesteps(sigmas=[self.schedule(t)[1] for t in ticks])
+            return [round(float(t)) - 1 for t in self.scheduler.timesteps]
+        self.scheduler.set_timesteps(steps)
+        self.left = list(self.scheduler.timesteps)
+        return [int(t) for t in self.scheduler.timesteps]
+
+    def step(self, x_t: Tensor, x_0_hat: Tensor, t: int, s: int) -> Tensor:
+        """x_s as the scheduler makes it."""
+        x_0_hat = x_0_hat.clamp(-1, 1) if self.clip else x_0_hat
+        if self.flow:
+            said, now = self.schedule.eps_from(x_t, x_0_hat, t) - x_0_hat, torch.tensor(t + 1.0)
+        else:
+            said, now = x_0_hat, t
+        noisy = {"generator": self.generator} if "generator" in self.scheduler.step.__code__.co_varnames else {}
+        return self.scheduler.step(said, now, x_t, **noisy).prev_sample
+
+
+def noise_like(x: Tensor, generator=None) -> Tensor:
+    """Standard normal noise of x's shape, drawn on the CPU (or the generator's device) and then moved."""
+    where = generator.device if generator is not None else "cpu"
+    return torch.randn(x.shape, generator=generator, device=where, dtype=x.dtype).to(x.device)
+
+
+def noise(count: int, shape: tuple[int, int, int], seed: int = 0) -> Tensor:
+    """x_T: (count, C, H, W) of pure noise, drawn on the CPU. One seed draws the same pictures, whatever the count."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.stack([torch.randn(shape, generator=generator) for _ in range(count)])
+
+
+@torch.no_grad()
+def trajectory(denoise, x_T: Tensor, cond: Tensor, solver, steps: int) -> Iterator[Tensor]:
+    """Every station on the way from noise to picture, x_T first and the picture last: steps + 1 frames (B, C, H, W).
+
+    Args:
+        denoise: a Denoiser, an ideal one, or either under guidance.
+        x_T: (B, C, H, W) pure noise. Frames have its dtype and device; the arithmetic is in float32 at least.
+        cond: (B, K), (1, K) or (K,) in [-1, 1].
+        solver: `DDPM`, `DDIM`, ...
+        steps: how many calls, from 1 to the number of ticks.
+
+    Raises:
+        ValueError: for steps or shapes that do not fit.
+    """
+    if x_T.ndim != 4:
+        raise ValueError(f"x_T must be (B, C, H, W), got {tuple(x_T.shape)}.")
+    if cond.ndim not in (1, 2) or (cond.ndim == 2 and len(cond) not in (1, len(x_T))):
+        raise ValueError(f"{len(x_T)} pictures need {len(x_T)} conditions, or one for all, got {tuple(cond.shape)}.")
+    ticks = solver.start(steps)
+    cond = cond.to(x_T.device).expand(len(x_T), -1)
+    x = x_T if x_T.dtype == torch.float64 else x_T.float()
+    yield x_T
+    for t, s in zip(ticks, [*ticks[1:], -1], strict=True):
+        x = solver.step(x, denoise(x, t, cond).to(x), t, s)
+        yield x.to(x_T.dtype)
+
+
+def sample(denoise, x_T: Tensor, cond: Tensor, solver, steps: int = 10) -> Tensor:
+    """The picture at the end of `trajectory`: (B, C, H, W) in x_T's dtype, in [-1, 1] unless the solver does not clip."""
+    return deque(trajectory(denoise, x_T, cond, solver, steps), maxlen=1).pop()
