@@ -6,6 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from facelab.guidance import classifier_free
+from facelab.sample import DDIM, noise, sample
+
 
 class Proportion(NamedTuple):
     """A share of `count` trials, with its 95 % interval."""
@@ -45,3 +48,15 @@ def asked_is_read(pictures: Tensor, cond: Tensor, judge) -> Proportion:
 def asked_of_each(attributes, each: int) -> Tensor:
     """(each * K, K): the same number of requests for each attribute alone, in turn."""
     return torch.eye(len(attributes)).repeat(each, 1)
+
+
+def read_back(net, judge, scale: float, each: int, steps: int = 10, seed: int = 1) -> Proportion:
+    """Ask a Denoiser for `each` of every attribute alone, draw with DDIM, let the judge read: what share is obeyed."""
+    where = next(net.parameters()).device
+    cond, x_T = (
+        asked_of_each(net.attributes, each).to(where),
+        noise(each * len(net.attributes), net.shape, seed).to(where),
+    )
+    parts = zip(x_T.split(100), cond.split(100), strict=True)
+    drawn = [sample(classifier_free(net, scale), x, c, DDIM(net.schedule), steps) for x, c in parts]
+    return asked_is_read(torch.cat(drawn).cpu(), cond, judge)

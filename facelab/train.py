@@ -8,24 +8,17 @@ processes do what one does.
 """
 
 import argparse
-import contextlib
 import dataclasses
-import hashlib
 import json
 import math
-import os
-import shutil
 import statistics
 import sys
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
@@ -33,10 +26,9 @@ from tqdm.auto import tqdm
 import facelab
 from facelab import plots
 from facelab.attributes import DIGITS
+from facelab.checkpoints import Shelf, run_name
 from facelab.data import Pictures, mnist
-from facelab.download import digest
-from facelab.guidance import classifier_free
-from facelab.metrics import asked_is_read, asked_of_each, proportion
+from facelab.metrics import proportion, read_back
 from facelab.model import AttributeClassifier, Denoiser, seeded
 from facelab.plan import PLANS, Plan, Recipe, cache_dir, device, machine, plan, precision
 from facelab.pretrained import load, save
@@ -183,19 +175,21 @@ def _steps(run: "_Run", shelf: "Shelf", note: str, every: float) -> Iterator[Pro
     if note:
         yield run.progress(0.0, note)
     last_save, whole = time.monotonic(), True
+    # A forward pass changes nothing that is kept, but for the running statistics of a net that has such buffers.
+    pure = not any(True for _ in run.net.buffers())
     try:
         while run.step < recipe.steps:
-            start = time.monotonic()
-            gradients = run.forward_and_back(shelf.last)
+            start, whole = time.monotonic(), pure
+            loss = run.forward_and_back(shelf.last)
             # Between here and `whole = True` an interrupt would leave half a step, so nothing is saved then.
             whole = False
-            run.apply(gradients)
+            run.apply(loss)
             whole = True
             times = [*times[-49:], time.monotonic() - start]
             run.seconds += times[-1]
             if time.monotonic() - last_save > pause or run.step == recipe.steps:
                 start, saved = time.monotonic(), run.step
-                shelf.put(run)
+                run.put_on(shelf)
                 last_save = time.monotonic()
                 # Saving may take a twentieth of the time, no more, however slow the folder is.
                 pause = max(every, 20 * (last_save - start))
@@ -203,7 +197,7 @@ def _steps(run: "_Run", shelf: "Shelf", note: str, every: float) -> Iterator[Pro
             yield run.progress(left, f"about {_duration(left)} on this machine" if len(times) == 5 else "")
     finally:
         if whole and run.step > saved and not run.spoilt:
-            shelf.put(run)
+            run.put_on(shelf)
 
 
 class _Run:
@@ -286,6 +280,10 @@ class _Run:
             "scaler": scaler,
         }
 
+    def put_on(self, shelf: Shelf) -> None:
+        if self.accelerator.is_main_process:
+            shelf.put(self.tensors(), self.place())
+
     def restore(self, state: tuple[dict[str, Tensor], dict]) -> None:
         tensors, place = state
         part = lambda name: {k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)}  # noqa: E731
@@ -299,7 +297,8 @@ class _Run:
         self.losses = tensors["losses"].tolist()
         self.step, self.seconds, self.threads = place["step"], place["seconds"], place["threads"]
         self.dtype = getattr(torch, place["precision"])
-        if self.scaler.is_enabled() and place["scaler"]:
+        self.scaler = torch.amp.GradScaler(self.accelerator.device.type, enabled=self.dtype == torch.float16)
+        if place["scaler"]:
             self.scaler.load_state_dict(place["scaler"])
 
 
@@ -318,125 +317,11 @@ def _moving_average(most: float):
     return update
 
 
-class Shelf:
-    """The last two checkpoints of a run. A checkpoint is one safetensors file (nothing in it can run) with settings and
-    place as JSON in its header; its name carries its sha256, so a damaged one is recognised, and one rename puts it there.
-    """
-
-    def __init__(self, folder, copy_to, net, recipe, pictures):
-        self.folder = Path(folder)
-        self.copies = Path(copy_to) / self.folder.name if copy_to else None
-        self.about = {
-            "net": type(net).__name__,
-            "settings": net.settings(),
-            "recipe": dataclasses.asdict(recipe),
-            "data": pictures.key,
-        }
-        self.last: Path | None = None
-
-    def _files(self) -> list[Path]:
-        """Newest first, the shelf's own before its copies."""
-        folders = [self.folder, *([self.copies] if self.copies else [])]
-        found = [file for folder in folders if folder.is_dir() for file in folder.glob("step-*.safetensors")]
-        return sorted(found, key=lambda file: (-int(file.name.split("-")[1]), file.parent != self.folder))
-
-    def clear(self) -> None:
-        for file in self._files():
-            file.unlink()
-
-    def put(self, run: _Run) -> None:
-        """Write beside, sync, rename; keep this one and the one before."""
-        if not run.accelerator.is_main_process:
-            return
-        about = {name: json.dumps(value) for name, value in (self.about | {"place": run.place()}).items()}
-        beside = self.folder / f".writing-{os.getpid()}"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            save_file(run.tensors(), beside, metadata=about)
-            with beside.open("rb+") as file:
-                os.fsync(file.fileno())
-            self.last = self.folder / f"step-{run.step:09d}-{digest(beside)[:16]}.safetensors"
-            os.replace(beside, self.last)
-            _sync(self.folder)
-        except Exception as failed:
-            with contextlib.suppress(OSError):
-                beside.unlink(missing_ok=True)
-            raise ValueError(
-                f"no checkpoint could be written to {self.folder} ({failed}): free some space there, or set FACELAB_CACHE."
-            ) from failed
-        for old in [file for file in self._files() if file.parent == self.folder][2:]:
-            old.unlink()
-        if self.copies:
-            self._copy()
-
-    def _copy(self) -> None:
-        """A whole copy under a temporary name first: a network drive may lose what is being written."""
-        beside = self.copies / f".copying-{os.getpid()}"
-        try:
-            self.copies.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(self.last, beside)
-            os.replace(beside, self.copies / self.last.name)
-            for old in sorted(self.copies.glob("step-*.safetensors"))[:-2]:
-                old.unlink()
-        except OSError as failed:
-            warnings.warn(f"no copy of the checkpoint could be made in {self.copies} ({failed}).", stacklevel=2)
-
-    def newest(self) -> tuple[tuple[dict, dict] | None, str]:
-        """(tensors, place) of the newest whole checkpoint, or None; and what there is to say about it."""
-        damaged = []
-        for file in self._files():
-            if digest(file)[:16] != file.stem.split("-")[2]:
-                damaged.append(file.name)
-                continue
-            with safe_open(file, "pt") as opened:
-                about = {name: json.loads(value) for name, value in opened.metadata().items()}
-                tensors = {name: opened.get_tensor(name) for name in opened.keys()}
-            self._compare(file, about)
-            self.last, place, steps = file, about["place"], about["recipe"]
-            done = place["step"] >= Recipe(**steps).steps
-            note = f"finished earlier, loaded from {file.parent.name}" if done else f"resumed at step {place['step']}"
-            if damaged:
-                note += f" ({', '.join(damaged)} is damaged, so the checkpoint before it is used)"
-                warnings.warn(note, stacklevel=2)
-            return (tensors, place), note
-        if damaged:
-            warnings.warn(f"every checkpoint in {self.folder} is damaged: training starts over.", stacklevel=2)
-        return None, ""
-
-    def _compare(self, file: Path, about: dict) -> None:
-        for name, value in json.loads(json.dumps(self.about)).items():
-            if about[name] != value:
-                differ = [k for k in value if about[name].get(k) != value[k]] if isinstance(value, dict) else [name]
-                raise ValueError(
-                    f"{file} is a checkpoint of another run: its {name} differs in {', '.join(differ)}; choose another "
-                    "folder, or fresh=True to start over."
-                )
-
-
-def _sync(folder: Path) -> None:
-    # The rename itself must reach the disk too; Windows cannot open a folder and needs no such thing.
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def run_name(net, pictures: Pictures, recipe: Recipe) -> str:
-    """A folder's name that is a function of settings, data and seed."""
-    about = [type(net).__name__, net.settings(), dataclasses.asdict(recipe), pictures.key]
-    return f"{type(net).__name__.lower()}-{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:12]}"
-
-
 def _duration(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 100
-        else f"{seconds / 60:.0f} min"
-        if seconds < 6000
-        else f"{seconds / 3600:.1f} h"
-    )
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds > 1.6 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def fit(net, pictures: Pictures, recipe: Recipe, *, progress: bool = True, **options):
@@ -546,18 +431,6 @@ def score_digits(net: Denoiser, each: int, steps: int = 10, seed: int = 1) -> di
         )
         for name, scale in (("plain", 1), ("guided at 2", 2))
     }
-
-
-def read_back(net: Denoiser, judge: AttributeClassifier, scale: float, each: int, steps: int = 10, seed: int = 1):
-    """Ask for `each` of every attribute alone, draw, read: the Proportion of what was asked that is read."""
-    where = next(net.parameters()).device
-    cond, x_T = (
-        asked_of_each(net.attributes, each).to(where),
-        noise(each * len(net.attributes), net.shape, seed).to(where),
-    )
-    parts = zip(x_T.split(100), cond.split(100), strict=True)
-    drawn = [sample(classifier_free(net, scale), x, c, DDIM(net.schedule), steps) for x, c in parts]
-    return asked_is_read(torch.cat(drawn).cpu(), cond, judge)
 
 
 def _walk(out: Path, pictures: Pictures, recipe: Recipe, row: Plan, names: dict, options: dict) -> None:

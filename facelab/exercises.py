@@ -1,0 +1,223 @@
+"""The exercises: what a learner writes by hand, how it is tried, and what it is when it goes wrong.
+
+`lessons.check`, `hint` and `solution` speak of them.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Exercise:
+    """One thing to write by hand: how it is tried, what it should be, and what it is when it goes wrong.
+
+    `mistakes` are whole wrong answers, each with the sentence that names the misconception.
+    """
+
+    reference: Callable
+    inputs: Callable[[], list[tuple]]
+    hints: tuple[str, ...]
+    mistakes: dict[str, Callable]
+
+    def verdict(self, answer: Callable) -> str:
+        """ "" where the answer is right, else one sentence that says what is wrong."""
+        for args in self.inputs():
+            wanted = torch.as_tensor(self.reference(*args))
+            try:
+                got = answer(*args)
+            except Exception as failed:
+                return f"it stops with {type(failed).__name__}: {failed}"
+            if got is None or got is ...:
+                return "nothing comes back yet: write its lines, and end with return."
+            try:
+                got = torch.as_tensor(got)
+            except (TypeError, ValueError, RuntimeError):
+                return f"it should give a tensor, and gives a {type(got).__name__}."
+            if got.shape != wanted.shape:
+                return f"it gives shape {tuple(got.shape)}, and should give {tuple(wanted.shape)}."
+            if not _same(got, wanted):
+                return self._misconception(args, got)
+        return ""
+
+    def _misconception(self, args, got) -> str:
+        for sentence, wrong in self.mistakes.items():
+            try:
+                if _same(torch.as_tensor(wrong(*args)), got):
+                    return sentence
+            except Exception:
+                continue
+        worst = (got.double() - torch.as_tensor(self.reference(*args)).double()).abs().max()
+        return f"the shape is right, the numbers are off by up to {worst:.3g}."
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.allclose(a.double(), b.double(), rtol=1e-4, atol=1e-5)
+
+
+# The reference answers, as short as a learner would write them.
+
+
+def add_noise(x_0, eps, alpha_bar):
+    return alpha_bar**0.5 * x_0 + (1 - alpha_bar) ** 0.5 * eps
+
+
+def linear_alpha_bar(ticks):
+    betas = torch.linspace(1e-4, 0.02, ticks)
+    return (1 - betas).cumprod(0)
+
+
+def cosine_alpha_bar(ticks):
+    u = torch.arange(1, ticks + 1) / ticks
+    curve = torch.cos((u + 0.008) / 1.008 * torch.pi / 2) ** 2
+    return curve / math.cos(0.008 / 1.008 * math.pi / 2) ** 2
+
+
+def ideal_guess(x_t, pictures, signal, sigma):
+    distance = (x_t[:, None] - signal * pictures).square().sum((2, 3, 4))
+    weights = torch.softmax(-distance / (2 * sigma**2), dim=1)
+    return torch.einsum("bn,nchw->bchw", weights, pictures)
+
+
+def ddim_step(x_t, x_0_hat, now, then):
+    (signal_t, sigma_t), (signal_s, sigma_s) = now, then
+    eps_hat = (x_t - signal_t * x_0_hat) / sigma_t
+    return signal_s * x_0_hat + sigma_s * eps_hat
+
+
+def _pictures(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _u(ticks):
+    return torch.arange(1, ticks + 1) / ticks
+
+
+EXERCISES = {
+    "add_noise": Exercise(
+        add_noise,
+        lambda: [(_pictures(2, 1, 4, 4), _pictures(2, 1, 4, 4, seed=1), torch.tensor(a)) for a in (0.7, 0.1, 1.0)],
+        (
+            "alpha_bar is a share of the variance; what does that make of the share of the picture itself?",
+            "A picture scaled by c has c squared times the variance, so both shares need a root.",
+            "(root of alpha_bar) x_0 + (root of 1 - alpha_bar) eps",
+        ),
+        {
+            "the picture is scaled by alpha_bar: that is its share of the variance, the scale is the root of it.": lambda x, e, a: (
+                a * x + (1 - a) ** 0.5 * e
+            ),
+            "the noise is scaled by 1 - alpha_bar: that is its variance, it must be scaled by the root.": lambda x, e, a: (
+                a**0.5 * x + (1 - a) * e
+            ),
+            "both are scaled by their variances: each needs its root.": lambda x, e, a: a * x + (1 - a) * e,
+            "picture and noise are swapped: alpha_bar is what is left of the picture.": lambda x, e, a: (
+                (1 - a) ** 0.5 * x + a**0.5 * e
+            ),
+            "the noise is subtracted: it is added.": lambda x, e, a: a**0.5 * x - (1 - a) ** 0.5 * e,
+        },
+    ),
+    "linear_alpha_bar": Exercise(
+        linear_alpha_bar,
+        lambda: [(1000,), (100,)],
+        (
+            "torch.linspace gives the betas; each tick keeps a share 1 - beta of the variance.",
+            "What is left after many ticks is the product of what each one leaves: cumprod.",
+        ),
+        {
+            "these are the betas: what each tick takes, not what is left.": lambda n: torch.linspace(1e-4, 0.02, n),
+            "these are the shares that each tick keeps: multiply them up, with cumprod.": lambda n: (
+                1 - torch.linspace(1e-4, 0.02, n)
+            ),
+            "the betas themselves are multiplied up: what is kept is 1 - beta.": lambda n: torch.linspace(
+                1e-4, 0.02, n
+            ).cumprod(0),
+            "the betas are summed and taken away: each tick takes its share of what is left, so multiply.": lambda n: (
+                1 - torch.linspace(1e-4, 0.02, n).cumsum(0)
+            ),
+            "this is the signal rate, the root of alpha_bar.": lambda n: (
+                (1 - torch.linspace(1e-4, 0.02, n)).cumprod(0).sqrt()
+            ),
+        },
+    ),
+    "cosine_alpha_bar": Exercise(
+        cosine_alpha_bar,
+        lambda: [(1000,), (50,)],
+        (
+            "u runs from 1/ticks to 1: torch.arange(1, ticks + 1) / ticks.",
+            "Square the cosine of (u + 0.008) / 1.008 times a quarter turn (pi / 2).",
+            "Divide by the same at u = 0, so that the curve starts at one.",
+        ),
+        {
+            "the cosine is not squared: at mid-time 0.70 of the variance would be left in place of 0.49.": lambda n: (
+                torch.cos((_u(n) + 0.008) / 1.008 * torch.pi / 2) / math.cos(0.008 / 1.008 * math.pi / 2)
+            ),
+            "it is not divided by its value at u = 0, so it does not start at one.": lambda n: (
+                torch.cos((_u(n) + 0.008) / 1.008 * torch.pi / 2) ** 2
+            ),
+            "the offset 0.008 is left out: the first ticks would add almost no noise.": lambda n: (
+                torch.cos(_u(n) * torch.pi / 2) ** 2
+            ),
+            "the angle is a half turn, pi: it should be a quarter turn, pi / 2.": lambda n: (
+                torch.cos((_u(n) + 0.008) / 1.008 * torch.pi) ** 2 / math.cos(0.008 / 1.008 * math.pi) ** 2
+            ),
+            "u starts at 0: after the first tick some noise has been added, so u starts at 1 / ticks.": lambda n: (
+                torch.cos((torch.arange(n) / n + 0.008) / 1.008 * torch.pi / 2) ** 2
+                / math.cos(0.008 / 1.008 * math.pi / 2) ** 2
+            ),
+        },
+    ),
+    "ideal_guess": Exercise(
+        ideal_guess,
+        lambda: [(_pictures(3, 1, 2, 2), _pictures(5, 1, 2, 2, seed=1), s, n) for s, n in ((0.8, 0.6), (0.3, 0.9))],
+        (
+            "How far is x_t from each picture, once that picture is dimmed to signal times itself?",
+            "The squared distance over 2 sigma squared is how unlikely the noise would be; softmax turns minus that into weights.",
+            "The guess is the weighted mean of the pictures: one einsum, or weights @ pictures.flatten(1).",
+        ),
+        {
+            "the sign is missing: far pictures get the weight, near ones should.": lambda x, p, s, n: torch.einsum(
+                "bn,nchw->bchw", ((x[:, None] - s * p).square().sum((2, 3, 4)) / (2 * n**2)).softmax(1), p
+            ),
+            "the pictures are compared undimmed: x_t holds signal times the picture.": lambda x, p, s, n: torch.einsum(
+                "bn,nchw->bchw", (-(x[:, None] - p).square().sum((2, 3, 4)) / (2 * n**2)).softmax(1), p
+            ),
+            "the distance is divided by sigma, it should be by twice its square.": lambda x, p, s, n: torch.einsum(
+                "bn,nchw->bchw", (-(x[:, None] - s * p).square().sum((2, 3, 4)) / n).softmax(1), p
+            ),
+            "the softmax runs over the batch: for each x_t the weights of all pictures sum to one.": lambda x, p, s, n: (
+                torch.einsum(
+                    "bn,nchw->bchw", (-(x[:, None] - s * p).square().sum((2, 3, 4)) / (2 * n**2)).softmax(0), p
+                )
+            ),
+            "this is the nearest picture alone: near ones share, by softmax.": lambda x, p, s, n: p[
+                (x[:, None] - s * p).square().sum((2, 3, 4)).argmin(1)
+            ],
+        },
+    ),
+    "ddim_step": Exercise(
+        ddim_step,
+        lambda: [
+            (_pictures(2, 1, 4, 4), _pictures(2, 1, 4, 4, seed=1), now, then)
+            for now, then in (((0.6, 0.8), (0.8, 0.6)), ((0.0, 1.0), (0.1, 0.9)), ((0.9, 0.3), (1.0, 0.0)))
+        ],
+        (
+            "First separate: if x_0_hat is the picture, which noise must x_t hold?",
+            "eps_hat = (x_t - signal_t x_0_hat) / sigma_t",
+            "Then mix the two anew, with the rates of the next tick.",
+        ),
+        {
+            "the noise is taken as it was, x_t: take the picture out of it first.": lambda x, p, n, s: (
+                s[0] * p + s[1] * x
+            ),
+            "it is mixed with the rates of now, so nothing moves: use those of the next tick.": lambda x, p, n, s: x,
+            "the noise is not divided by sigma_t.": lambda x, p, n, s: s[0] * p + s[1] * (x - n[0] * p),
+            "the picture is taken out unscaled: x_t holds signal_t times it.": lambda x, p, n, s: (
+                s[0] * p + s[1] * (x - p) / n[1]
+            ),
+            "the two rates of the next tick are swapped.": lambda x, p, n, s: s[1] * p + s[0] * (x - n[0] * p) / n[1],
+        },
+    ),
+}
