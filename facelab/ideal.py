@@ -32,8 +32,9 @@ class IdealDenoiser:
         x, everything = x_t.flatten(1).to(wide), self.x_0.flatten(1).to(x_t.device, wide)
         signal, sigma = (rate.flatten(1) for rate in self.schedule.rates(t, like=x))
         logits = (signal * x @ everything.T - signal**2 * everything.square().sum(1) / 2) / sigma**2
-        said, known = cond.to(x).expand(len(x_t), -1), self.conds.to(x)
-        agrees = ((known[None] * said[:, None] > 0) | (said[:, None] == 0)).all(2)
+        said, known = cond.to(x).expand(len(x_t), -1).sign(), self.conds.to(x).sign()
+        # Every said attribute that a picture has adds one, every other one does not, so agreeing is reaching their number.
+        agrees = said @ known.T == said.abs().sum(1, keepdim=True)
         if not agrees.any(1).all():
             raise ValueError("no picture of this set is what was asked for.")
         return logits.masked_fill(~agrees, -torch.inf).softmax(1)

@@ -98,6 +98,8 @@ class Denoiser(ModelMixin, ConfigMixin):
             width = 4 * channels[0]
             if condition == "embedding":
                 self.embed = nn.Sequential(nn.Linear(len(names), width), nn.SiLU(), nn.Linear(width, width))
+                # A full condition should reach the SiLU with variance one, however many attributes it says.
+                nn.init.normal_(self.embed[0].weight, std=1 if exclusive else len(names) ** -0.5)
             elif condition == "channels":
                 self.embed = nn.Linear(len(names), extra)
 
@@ -199,7 +201,13 @@ class AttributeClassifier(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def read(self, pictures: Tensor, batch: int = 500) -> Tensor:
-        """What it sees: (B,) the index of the attribute where they exclude each other, else (B, K) of -1 and +1."""
+        """What it sees: (B,) the index of the attribute where they exclude each other, else (B, K) of -1 and +1.
+
+        Raises:
+            ValueError: for pictures of another size, or in another range than [-1, 1] (a little beyond is let pass).
+        """
+        if len(pictures) and pictures.abs().max() > 2:
+            raise ValueError(f"pictures lie in [-1, 1], got values up to {pictures.abs().max():.3g}.")
         device = next(self.parameters()).device
         logits = torch.cat([self(part.to(device)) for part in pictures.split(batch)]).cpu()
         return logits.argmax(1) if self.attributes.exclusive else torch.where(logits > 0, 1, -1)

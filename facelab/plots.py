@@ -70,6 +70,7 @@ def show(
     pictures = pictures[None] if pictures.ndim == 3 else pictures
     if pictures.ndim != 4 or len(pictures) == 0 or pictures.shape[1] not in (1, 3):
         raise ValueError(f"show takes pictures (B, 1 or 3, H, W), got {tuple(pictures.shape)}.")
+    _refuse_bytes(pictures)
     columns = columns or math.ceil(len(pictures) ** 0.5)
     zoom = max(1, math.ceil(side / pictures.shape[3]))
     tiles = to_uint8(pictures).repeat(zoom, 1).repeat(zoom, 2)
@@ -98,8 +99,17 @@ def show(
     return Illustration(_png(sheet), words)
 
 
+def _refuse_bytes(pictures: Tensor) -> None:
+    # Noise reaches 5 or 6; what goes far beyond was never brought to [-1, 1].
+    if pictures.device.type != "meta" and pictures.abs().max() > 20:
+        raise ValueError(
+            f"pictures lie in [-1, 1], got values up to {pictures.abs().max():.0f}: divide by 127.5, take away 1."
+        )
+
+
 def _in_words(count, columns, title, captions, rows) -> str:
-    words = title or ("A picture" if count == 1 else f"{count} pictures in {math.ceil(count / columns)} rows")
+    rows_, several = math.ceil(count / columns), f"{count} pictures in "
+    words = title or ("A picture" if count == 1 else several + ("a row" if rows_ == 1 else f"{rows_} rows"))
     for name, said in (("rows", rows), ("captions", captions)):
         words += f"; {name}: {', '.join(said)}" if len(said) else ""
     return words + "."

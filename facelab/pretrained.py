@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from facelab.attributes import CELEBA, DIGITS, Attributes
 from facelab.download import digest
 from facelab.model import AttributeClassifier, Denoiser
-from facelab.plan import pretrained_dir
+from facelab.plan import shipped_dir
+from facelab.plots import Illustration
 from facelab.schedule import Schedule
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -45,7 +46,7 @@ class Pretrained:
 
 def names(folder: Path | None = None) -> list[str]:
     """What can be loaded."""
-    folder = folder or pretrained_dir()
+    folder = folder or shipped_dir()
     return sorted(inside.name for inside in folder.glob("*/") if (inside / "config.json").is_file())
 
 
@@ -55,7 +56,7 @@ def load(name: str, device=None) -> Pretrained:
     Raises:
         ValueError: for an unknown name, a damaged file, or weights of another architecture.
     """
-    folder = Path(name) if (Path(name) / "config.json").is_file() else pretrained_dir() / name
+    folder = Path(name) if (Path(name) / "config.json").is_file() else shipped_dir() / name
     if not (folder / "config.json").is_file():
         raise ValueError(f"there are no weights called {name!r}: there are {', '.join(names()) or 'none'}.")
     config = json.loads((folder / "config.json").read_text("utf-8"))
@@ -105,3 +106,25 @@ def save(net, folder, card: dict) -> Path:
     }
     (folder / "card.json").write_text(json.dumps(card | facts, indent=1) + "\n", "utf-8")
     return folder
+
+
+def results(name: str) -> dict:
+    """A recorded measurement, data/results/<name>.json, with the command that made it.
+
+    Raises:
+        ValueError: where there is none of that name.
+    """
+    return json.loads(_recorded(f"{name}.json").read_text("utf-8"))
+
+
+def figure(name: str, alt: str) -> Illustration:
+    """A recorded picture, data/results/<name>.png."""
+    return Illustration(_recorded(f"{name}.png").read_bytes(), alt)
+
+
+def _recorded(name: str) -> Path:
+    file = shipped_dir("results") / name
+    if not file.is_file():
+        there = ", ".join(sorted(path.name for path in file.parent.glob("*")))
+        raise ValueError(f"there is no recorded result {name!r}: there are {there or 'none'}.")
+    return file

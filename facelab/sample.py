@@ -107,7 +107,10 @@ class FromDiffusers:
             self.scheduler.set_timesteps(sigmas=[self.schedule(t)[1] for t in ticks])
             return [round(float(t)) - 1 for t in self.scheduler.timesteps]
         self.scheduler.set_timesteps(steps)
-        self.left = list(self.scheduler.timesteps)
+        if float(getattr(self.scheduler, "init_noise_sigma", 1)) != 1:
+            raise ValueError(
+                f"{type(self.scheduler).__name__} scales its pictures by another rule: take DDIM's family."
+            )
         return [int(t) for t in self.scheduler.timesteps]
 
     def step(self, x_t: Tensor, x_0_hat: Tensor, t: int, s: int) -> Tensor:

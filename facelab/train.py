@@ -107,7 +107,7 @@ def _order(count: int, recipe: Recipe, step: int) -> Tensor:
 
 @dataclasses.dataclass
 class Progress:
-    """One step of a training. `net` is the averaged network, fit to sample from at any time."""
+    """One step of a training. `net` is the averaged network, fit to sample from at any time; `seconds` it took so far."""
 
     step: int
     steps: int
@@ -115,6 +115,7 @@ class Progress:
     losses: list[float]
     seconds_left: float
     net: nn.Module
+    seconds: float
     note: str = ""
 
 
@@ -140,7 +141,7 @@ def training(
         keep: the checkpoints' folder; by default one in the cache, named by settings, data and seed.
         copy_to: a second folder for whole copies, such as one on Google Drive.
         fresh: start over, without the checkpoints that are there.
-        every: seconds between checkpoints; more where writing one takes long.
+        every: seconds between checkpoints; more where writing one takes long; 0: one after every step.
 
     Yields:
         Progress after each step (and once before the first where there is something to say).
@@ -191,8 +192,8 @@ def _steps(run: "_Run", shelf: "Shelf", note: str, every: float) -> Iterator[Pro
                 start, saved = time.monotonic(), run.step
                 run.put_on(shelf)
                 last_save = time.monotonic()
-                # Saving may take a twentieth of the time, no more, however slow the folder is.
-                pause = max(every, 20 * (last_save - start))
+                # Saving may take a twentieth of the time, no more, however slow the folder is (0: after every step).
+                pause = every and max(every, 20 * (last_save - start))
             left = statistics.median(times) * (recipe.steps - run.step)
             yield run.progress(left, f"about {_duration(left)} on this machine" if len(times) == 5 else "")
     finally:
@@ -260,7 +261,7 @@ class _Run:
     def progress(self, left: float, note: str = "") -> Progress:
         loss = self.losses[-1] if self.losses else math.nan
         average = self.average.module.eval()
-        return Progress(self.step, self.recipe.steps, loss, self.losses, left, average, note)
+        return Progress(self.step, self.recipe.steps, loss, self.losses, left, average, self.seconds, note)
 
     def tensors(self) -> dict[str, Tensor]:
         named = {f"net.{name}": value for name, value in self.net.state_dict().items()}
@@ -330,23 +331,31 @@ def fit(net, pictures: Pictures, recipe: Recipe, *, progress: bool = True, **opt
     Returns:
         (the averaged network in eval mode, the loss of each step)
     """
-    step = None
-    with tqdm(total=recipe.steps, unit="step", disable=not progress) as bar:
-        for step in training(net, pictures, recipe, **options):
-            bar.update(step.step - bar.n)
-            bar.set_postfix_str(
-                f"loss {statistics.fmean(step.losses[-50:] or [math.nan]):.3f}, {step.note or ''}".rstrip(", ")
-            )
-    return step.net, step.losses
+    last = _to_the_end(training(net, pictures, recipe, **options), recipe.steps, progress)
+    return last.net, last.losses
+
+
+def _to_the_end(steps: Iterator[Progress], total: int, progress: bool = True) -> Progress:
+    with tqdm(total=total, unit="step", disable=not progress) as bar:
+        for now in steps:
+            bar.update(now.step - bar.n)
+            loss = statistics.fmean(now.losses[-50:] or [math.nan])
+            bar.set_postfix_str(f"loss {loss:.3f}" + (f", {now.note}" if now.note else ""))
+    return now
 
 
 # The command line: python -m facelab train, or python -m facelab.train where several processes are launched.
 
+# From the report's recipe to ours, one change a row: (what changes in the network, what in the training).
 RECIPES = {
-    "eps, constant channels": {"schedule": "cosine", "predicts": "eps", "condition": "channels"},
-    "eps, scale-shift": {"schedule": "cosine", "predicts": "eps"},
-    "velocity, scale-shift": {"schedule": "cosine", "predicts": "velocity"},
-    "straight, scale-shift": {"schedule": "straight", "predicts": "velocity"},
+    "eps, constant channels": (
+        {"schedule": "cosine", "predicts": "eps", "condition": "channels", "time_shift": "default"},
+        {"ticks": "uniform"},
+    ),
+    "eps, scale-shift": ({"schedule": "cosine", "predicts": "eps"}, {"ticks": "uniform"}),
+    "velocity": ({"schedule": "cosine", "predicts": "velocity"}, {"ticks": "uniform"}),
+    "straight": ({"schedule": "straight", "predicts": "velocity"}, {"ticks": "uniform"}),
+    "more mid ticks": ({"schedule": "straight", "predicts": "velocity"}, {"ticks": "logit-normal"}),
 }
 
 
@@ -382,11 +391,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def _train(told: argparse.Namespace) -> None:
     row = plan(told.plan)
-    pictures = mnist("train", download=told.download)
-    print(pictures.source)
     recipe = row.judge if told.subject == "digits-judge" else row.digits
     changed = {"seed": told.seed} | ({} if told.pictures is None else {"pictures": told.pictures})
     recipe = dataclasses.replace(recipe, **changed)
+    pictures = mnist("train", download=told.download)
+    print(pictures.source)
     options = {"fresh": told.fresh, "copy_to": told.copy_to}
     names = {"names": DIGITS.names, "exclusive": True, "seed": told.seed}
     if told.subject == "digits-recipes":
@@ -396,8 +405,8 @@ def _train(told: argparse.Namespace) -> None:
         net, score = AttributeClassifier(pictures.shape, **names), _score_judge
     else:
         net, score = Denoiser(pictures.shape, **names, **row.digits_net), score_digits
-    start = time.monotonic()
-    net, losses = fit(net, pictures, recipe, keep=told.out / "checkpoints", **options)
+    last = _to_the_end(training(net, pictures, recipe, keep=told.out / "checkpoints", **options), recipe.steps)
+    net = last.net
     card = {
         "what": f"{told.subject}: {type(net).__name__}, trained by facelab {facelab.__version__}",
         "data": pictures.source,
@@ -407,8 +416,9 @@ def _train(told: argparse.Namespace) -> None:
         "recipe": dataclasses.asdict(recipe),
         "steps": recipe.steps,
         "machine": machine(),
-        "minutes of this leg": round((time.monotonic() - start) / 60, 1),
-        "last loss": round(statistics.fmean(losses[-50:]), 4),
+        "minutes": round(last.seconds / 60, 1),
+        "date": time.strftime("%Y-%m-%d"),
+        "last loss": round(statistics.fmean(last.losses[-50:]), 4),
         "scores": score(net, row.asked),
     }
     save(net, told.out, card)
@@ -436,13 +446,12 @@ def score_digits(net: Denoiser, each: int, steps: int = 10, seed: int = 1) -> di
 def _walk(out: Path, pictures: Pictures, recipe: Recipe, row: Plan, names: dict, options: dict) -> None:
     """From the report's recipe to ours, one change a row, at one budget; written to out/digits_recipes.json and .png."""
     judge, table, drawn = load("digits-judge").classifier, [], []
-    for name, change in RECIPES.items():
+    for name, (change, how) in RECIPES.items():
         net = Denoiser(pictures.shape, **names, **(row.digits_net | change))
-        net, losses = fit(
-            net, pictures, recipe, keep=out / "checkpoints" / name.replace(", ", "-").replace(" ", "-"), **options
-        )
+        keep = out / "checkpoints" / name.replace(",", "").replace(" ", "-")
+        net, losses = fit(net, pictures, dataclasses.replace(recipe, **how), keep=keep, **options)
         scores = {f"{scale}": read_back(net, judge, scale, row.asked)._asdict() for scale in (1, 2)}
-        table.append({"recipe": name, "settings": change, "asked = read at scale": scores, "last loss": losses[-1]})
+        table.append({"recipe": name, "settings": change | how, "read": scores, "last loss": losses[-1]})
         cond = torch.eye(10)
         drawn.append(sample(net, noise(10, net.shape), cond, DDIM(net.schedule), 10))
     about = {

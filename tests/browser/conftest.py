@@ -1,0 +1,119 @@
+"""A real JupyterLab on this machine and a real Chromium before it: `notebook(source)` runs one cell and gives the page.
+
+The environment variable CHROMIUM names another browser than Debian's. Nothing is fetched from outside.
+"""
+
+import importlib.util
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import warnings
+from pathlib import Path
+
+import nbformat
+import pytest
+
+CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+SWITCHES = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
+    --disable-component-update --disable-sync --disable-dev-shm-usage""".split()
+PATIENCE = 120_000  # ms; a busy machine with two cores starts a kernel that imports torch in half a minute
+RUN = """async () => {
+    const app = window.jupyterapp, panel = app.shell.currentWidget;
+    await panel.context.ready;
+    await panel.sessionContext.ready;
+    await panel.sessionContext.session.kernel.info;
+    await app.commands.execute('notebook:run-all-cells');
+}"""
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory):
+    """(address, notebook folder) of a JupyterLab that knows nothing of this user's settings."""
+    if importlib.util.find_spec("jupyterlab") is None:
+        skip_loudly("jupyterlab is not installed (pip install jupyterlab)")
+    home = tmp_path_factory.mktemp("lab")
+    root, settings = home / "notebooks", home / "settings/@jupyterlab/apputils-extension"
+    root.mkdir()
+    settings.mkdir(parents=True)
+    quiet = {"fetchNews": "false", "checkForUpdates": False}
+    (settings / "notification.jupyterlab-settings").write_text(json.dumps(quiet))
+    own = {"JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces", "IPYTHONDIR": "ipython"}
+    own |= {f"JUPYTER_{what}_DIR": what.lower() for what in ("CONFIG", "DATA", "RUNTIME")}
+    env = os.environ | {name: str(home / folder) for name, folder in own.items()}
+    env["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[2]), env.get("PYTHONPATH", "")])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    switches = ["--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0"]
+    switches += [f"--ServerApp.root_dir={root}", "--IdentityProvider.token=", "--LabApp.expose_app_in_browser=True"]
+    log = (home / "log").open("wb")
+    server = subprocess.Popen([sys.executable, "-m", "jupyterlab", *switches], env=env, stdout=log, stderr=log)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(240):
+            assert server.poll() is None, f"JupyterLab stopped: {(home / 'log').read_text()[-2000:]}"
+            try:
+                urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"{address}/api", timeout=5).close()
+                break
+            except OSError:
+                time.sleep(0.5)
+        yield address, root
+    finally:
+        server.terminate()
+        server.wait(30)
+        log.close()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium with no screen."""
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        skip_loudly("playwright is not installed (pip install playwright)")
+    if not shutil.which(CHROMIUM):
+        skip_loudly(f"there is no {CHROMIUM} (apt-get install chromium, or set CHROMIUM to yours)")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
+        yield chromium
+        chromium.close()
+
+
+def skip_loudly(why: str):
+    """Skip, and stand in pytest's summary of warnings too, where a skip's reason does not stand."""
+    warnings.warn(f"NO BROWSER TEST WAS RUN: {why}", stacklevel=2)
+    pytest.skip(f"NO BROWSER TEST WAS RUN: {why}")
+
+
+@pytest.fixture
+def notebook(browser, lab, request):
+    """notebook(source) -> the page of a new notebook whose one cell holds `source` and has begun to run."""
+    address, root = lab
+    pages, faults = [], []
+
+    def run(source: str, width: int = 1200, height: int = 1000):
+        name = f"{request.node.name}-{len(pages)}.ipynb"
+        metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+        nbformat.write(
+            nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)], metadata=metadata), root / name
+        )
+        page = browser.new_page(viewport={"width": width, "height": height})
+        pages.append(page)
+        page.set_default_timeout(PATIENCE)
+        page.on("pageerror", lambda fault: faults.append(fault))
+        page.goto(f"{address}/doc/tree/{name}")
+        page.wait_for_function("window.jupyterapp?.shell?.currentWidget?.sessionContext")
+        page.evaluate(RUN)
+        return page
+
+    yield run
+    for page in pages:
+        # Its kernel holds torch, half a gigabyte.
+        page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+        page.close()
+    assert not faults, f"the page's own script failed: {faults}"

@@ -1,0 +1,144 @@
+"""The schedule designer in a real JupyterLab, moved as a person moves it: by keys, by mouse, by typing."""
+
+import io
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageChops
+
+from facelab.widgets import SHAPES, Design
+
+pytestmark = pytest.mark.slow
+
+SOURCE = "from facelab.widgets import ScheduleDesigner\n\ndesigner = ScheduleDesigner()\ndesigner"
+CUT = """e => [...e.querySelectorAll('label, .widget-label-basic span, select, input, .widget-html-content')]
+    .filter(e => e.offsetParent && e.scrollWidth > e.clientWidth + 1).map(e => e.outerHTML)"""
+
+
+class Person:
+    """Looks at the designer and moves it; controls are found by the names that a screen reader tells."""
+
+    def __init__(self, page):
+        self.page = page
+        self.output = page.locator(".jp-OutputArea-output").first
+        self.curves.wait_for()
+
+    @property
+    def curves(self):
+        return self.output.get_by_role("img", name="Signal and noise of")
+
+    def field(self, name):
+        return self.output.get_by_role("spinbutton", name=name, exact=True)
+
+    def handle(self, name):
+        """The slider in the row of that field."""
+        row = self.field(name).locator("xpath=ancestor::*[contains(@class, 'widget-hbox')]").last
+        return row.get_by_role("slider")
+
+    def design(self) -> Design:
+        """What the controls say."""
+        kind = self.output.get_by_role("combobox", name="kind").input_value()
+        name, label, *_ = SHAPES.get(kind, ("s", None))
+        shape = {name: float(self.field(label).input_value())} if label else {}
+        ticks, tick = (int(self.field(name).input_value()) for name in ("ticks", "look at tick"))
+        zero_snr = self.output.get_by_role("checkbox").is_checked()
+        return Design(kind, ticks, tick=tick, zero_snr=zero_snr, **shape)
+
+    def pixels(self) -> list[Image.Image]:
+        """Each picture as it is shown, once sliders, fields, words and pictures agree."""
+        for _ in range(150):
+            design = self.design()
+            knobs = [float(self.handle(name).get_attribute("aria-valuenow")) for name in ("ticks", "look at tick")]
+            words = self.output.get_by_text(design.words()), self.output.get_by_text(design.look())
+            alt = self.curves.get_attribute("alt")
+            told = all(line.count() for line in words) and repr(design.schedule) in alt and design.look() in alt
+            if told and knobs == [design.ticks, design.tick]:
+                break
+            self.page.wait_for_timeout(100)
+        else:
+            raise AssertionError(
+                f"fields: {design!r}; sliders: {knobs}; page: {self.output.inner_text()!r}; alt: {alt!r}"
+            )
+        images = self.output.get_by_role("img").all()
+        return [Image.open(io.BytesIO(image.screenshot())).convert("RGB") for image in images]
+
+
+def differ(before, after) -> list[bool]:
+    return [a.size != b.size or bool(ImageChops.difference(a, b).getbbox()) for a, b in zip(before, after, strict=True)]
+
+
+def test_a_person_moves_it(notebook):
+    person = Person(notebook(SOURCE))
+    page, shown = person.page, person.pixels()
+    assert person.design() == Design(tick=500) and len(shown) == 5
+    curves, ratio, here, *strips = range(5)
+
+    def moved(*which):
+        nonlocal shown
+        before, shown = shown, person.pixels()
+        assert [i for i, changed in enumerate(differ(before, shown)) if changed] == list(which)
+
+    # The arrow keys, on the slider of the tick: the strips stay.
+    person.handle("look at tick").focus()
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    moved(curves, ratio, here)
+    assert person.design().tick == 503
+
+    # The mouse drags the number of ticks to the middle of its slider, and the tick looked at keeps its place.
+    knob, rail = person.handle("ticks").bounding_box(), person.handle("ticks").locator("xpath=../..").bounding_box()
+    page.mouse.move(knob["x"] + knob["width"] / 2, knob["y"] + knob["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(rail["x"] + rail["width"] / 2, knob["y"] + 3, steps=12)
+    page.mouse.up()
+    page.wait_for_timeout(500)
+    moved(curves, ratio, here, *strips)
+    assert 480 < person.design().ticks < 530 and 0.49 < person.design().tick / person.design().ticks < 0.52
+
+    # Typing: the slider follows.
+    person.field("ticks").fill("100")
+    page.keyboard.press("Enter")
+    moved(curves, ratio, here, *strips)
+
+    # Another kind brings its own shape, with its number as one would write it.
+    person.output.get_by_role("combobox", name="kind").select_option("linear")
+    person.field("last beta").wait_for()
+    assert person.field("offset s").count() == 0
+    moved(curves, ratio, here, *strips)
+    assert person.field("last beta").input_value() == "0.02"
+    assert person.output.get_by_text("60.3 % of the picture is left").count() == 1
+    person.handle("last beta").focus()
+    page.keyboard.press("PageUp")
+    page.wait_for_function("e => e.value != '0.02'", arg=person.field("last beta").element_handle())
+    moved(curves, ratio, here, *strips)
+
+    # The space bar, on the checkbox.
+    person.output.get_by_role("checkbox", name="end in pure noise").focus()
+    page.keyboard.press("Space")
+    person.output.get_by_text("0 % of the picture is left (SNR 0)").wait_for()
+    moved(curves, ratio, here, *strips)
+
+    person.output.get_by_role("combobox", name="kind").select_option("straight")
+    person.output.get_by_role("checkbox", name="ends in pure noise by itself").wait_for()
+    assert person.output.get_by_role("checkbox").is_disabled() and person.field("last beta").count() == 0
+    moved(curves, ratio, here, *strips)
+
+
+def test_it_can_be_read_anywhere(notebook, tmp_path):
+    person = Person(notebook(SOURCE))
+    folder = Path(os.environ.get("SCREENSHOTS", tmp_path))
+    for theme in ("JupyterLab Light", "JupyterLab Dark"):
+        person.page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)
+        person.page.wait_for_function("theme => document.body.dataset.jpThemeName == theme", arg=theme)
+        for width in (1200, 700, 420):
+            person.page.set_viewport_size({"width": width, "height": 1500})
+            person.page.wait_for_timeout(500)
+            person.page.screenshot(path=folder / f"{theme.split()[1]}-{width}.png".lower())
+            assert person.output.evaluate(CUT) == [], f"cut off at {width} pixels"
+            inside = person.output.bounding_box()
+            for image in person.output.get_by_role("img").all():
+                box = image.bounding_box()
+                assert inside["x"] <= box["x"] and box["x"] + box["width"] <= inside["x"] + inside["width"] + 1
+                assert "white" in image.get_attribute("style") and len(image.get_attribute("alt")) > 20
+                assert image.evaluate("e => e.complete && e.naturalWidth > 100")

@@ -1,0 +1,25 @@
+"""What every test may rely on: the smallest plan, no network, one thread, and a cache that goes when the session ends."""
+
+import atexit
+import os
+import shutil
+import tempfile
+
+import pytest
+
+# Set before facelab is imported, so that nothing a test does can reach the real cache.
+SCRATCH = tempfile.mkdtemp(prefix="facelab-tests-")
+atexit.register(shutil.rmtree, SCRATCH, ignore_errors=True)
+os.environ.setdefault("FACELAB_PLAN", "ci")
+os.environ.setdefault("FACELAB_DEVICE", "cpu")
+os.environ |= {"FACELAB_OFFLINE": "1", "FACELAB_CACHE": f"{SCRATCH}/cache"}
+os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", f"{SCRATCH}/hypothesis")
+
+pytest.register_assert_rewrite("oracle")
+
+import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+torch.set_num_threads(1)
+settings.register_profile("facelab", deadline=None, max_examples=25, derandomize=True, database=None)
+settings.load_profile("facelab")

@@ -1,0 +1,112 @@
+"""Names become a vector and come back; what makes no sense is refused with the nearest name."""
+
+import math
+import zipfile
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from oracle import refused
+
+from facelab.attributes import CELEBA, DIGITS, Attributes
+from facelab.plan import data_dirs
+
+OFFICIAL = """5_o_Clock_Shadow Arched_Eyebrows Attractive Bags_Under_Eyes Bald Bangs Big_Lips Big_Nose Black_Hair Blond_Hair
+Blurry Brown_Hair Bushy_Eyebrows Chubby Double_Chin Eyeglasses Goatee Gray_Hair Heavy_Makeup High_Cheekbones Male
+Mouth_Slightly_Open Mustache Narrow_Eyes No_Beard Oval_Face Pale_Skin Pointy_Nose Receding_Hairline Rosy_Cheeks Sideburns
+Smiling Straight_Hair Wavy_Hair Wearing_Earrings Wearing_Hat Wearing_Lipstick Wearing_Necklace Wearing_Necktie Young""".split()
+
+FEW = Attributes(["Beard", "Hat", "Smile"], {"hair": ["Beard"], "rest": ["Smile", "Hat"]})
+
+
+def test_celeba_has_the_official_order():
+    assert len(CELEBA) == 40 and list(CELEBA) == OFFICIAL
+
+
+def test_celeba_has_the_order_of_the_file():
+    files = [folder / f"list_attr_celeba.{end}" for folder in data_dirs() for end in ("txt", "zip")]
+    found = [file for file in files if file.is_file()]
+    if not found:
+        pytest.skip("no list_attr_celeba.txt or .zip in FACELAB_DATA")
+    opened = found[0].open("rb")
+    if found[0].suffix == ".zip":
+        opened = zipfile.ZipFile(opened).open("list_attr_celeba.txt")
+    with opened:
+        assert int(opened.readline()) == 202_599
+        assert opened.readline().decode().split() == list(CELEBA)
+
+
+def test_groups_hold_every_name_once():
+    assert sorted(name for inside in CELEBA.groups.values() for name in inside) == sorted(OFFICIAL)
+    assert sorted(FEW.groups) == ["hair", "rest"] and Attributes(["a", "b"]).groups == {"all": ("a", "b")}
+    for groups in ({"all": ["Beard"]}, {"all": ["Beard", "Hat", "Smile", "Smile"]}, {"all": ["Beard", "Hat", "Nose"]}):
+        with refused("groups"):
+            Attributes(FEW.names, groups)
+
+
+def test_yes_no_and_not_said():
+    assert FEW.encode(Smile=True, Beard=False).tolist() == [-1, 0, 1]
+    assert FEW.encode(Smile=1, Beard=-1, Hat=0).tolist() == [-1, 0, 1]
+    assert FEW.encode(Hat=0.5).tolist() == [0, 0.5, 0]
+    assert FEW.encode().tolist() == [0, 0, 0] and FEW.encode().dtype == torch.float32
+
+
+def test_a_digit_is_its_one_hot():
+    assert DIGITS.encode(**{"7": True}).tolist() == [0, 0, 0, 0, 0, 0, 0, 1, 0, 0]
+    assert DIGITS.exclusive and not CELEBA.exclusive
+    assert torch.equal(DIGITS.encode_many([{str(i): True} for i in range(10)]), torch.eye(10))
+
+
+def test_words():
+    assert FEW.describe(FEW.encode(Smile=True, Hat=False, Beard=0.5)) == "Beard 0.5, no Hat, Smile"
+    assert FEW.describe(FEW.encode()) == "anything"
+
+
+@given(st.dictionaries(st.sampled_from(OFFICIAL), st.sampled_from([True, False, 0.5, -0.25, 0.1])))
+def test_words_lead_back_to_the_vector(wishes):
+    cond, back = CELEBA.encode(**wishes), {}
+    for word in [] if not wishes else CELEBA.describe(cond).split(", "):
+        *first, last = word.split()
+        back |= {last: not first} if last in OFFICIAL else {first[0]: float(last)}
+    assert back == wishes and torch.equal(CELEBA.encode(**back), cond)
+
+
+@pytest.mark.parametrize("value", [1.001, -2, math.nan, math.inf, -math.inf, "yes", "1", None, [1]])
+def test_a_value_that_makes_no_sense_is_refused(value):
+    with refused("Hat must be"):
+        FEW.encode(Hat=value)
+
+
+@pytest.mark.parametrize(
+    "wrong, near",
+    [("smiling", "Smiling"), ("Eyeglases", "Eyeglasses"), ("Blonde_Hair", "Blond_Hair"), ("Moustache", "Mustache")],
+)
+def test_the_nearest_name_is_suggested(wrong, near):
+    with refused(f"did you mean '{near}'"):
+        CELEBA.encode(**{wrong: True})
+
+
+def test_where_nothing_is_near_the_few_names_are_listed():
+    with refused("0, 1, 2, 3, 4, 5, 6, 7, 8, 9"):
+        DIGITS.encode(seven=True)
+
+
+def test_a_name_has_its_place():
+    assert [FEW.index(name) for name in FEW] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("shape", [(2,), (4,), (1, 3)])
+def test_describe_takes_one_condition(shape):
+    with refused(r"\(3,\)"):
+        FEW.describe(torch.zeros(shape))
+
+
+def test_two_of_one_name_are_refused():
+    with refused("name of its own"):
+        Attributes(["Hat", "Hat"])
+
+
+def test_equal_names_are_equal():
+    assert Attributes(FEW.names) == FEW and hash(Attributes(FEW.names)) == hash(FEW)
+    assert Attributes(FEW.names, exclusive=True) != FEW and Attributes(FEW.names[::-1]) != FEW
