@@ -56,7 +56,7 @@ class Shelf:
             save_file(tensors, beside, metadata=about)
             with beside.open("rb+") as file:
                 os.fsync(file.fileno())
-            self.last = self.folder / f"step-{place['step']:09d}-{digest(beside)[:16]}.safetensors"
+            self.last = self.folder / f"step-{place['step']:09d}-{digest(beside)}.safetensors"
             os.replace(beside, self.last)
             _sync(self.folder)
         except Exception as failed:
@@ -86,7 +86,7 @@ class Shelf:
         """(tensors, place) of the newest whole checkpoint, or None; and what there is to say about it."""
         damaged = []
         for file in self._files():
-            if digest(file)[:16] != file.stem.split("-")[2]:
+            if not digest(file).startswith(file.stem.split("-")[2]):
                 damaged.append(file.name)
                 continue
             with safe_open(file, "pt") as opened:

@@ -201,7 +201,7 @@ EXERCISES = {
         ddim_step,
         lambda: [
             (_pictures(2, 1, 4, 4), _pictures(2, 1, 4, 4, seed=1), now, then)
-            for now, then in (((0.6, 0.8), (0.8, 0.6)), ((0.0, 1.0), (0.1, 0.9)), ((0.9, 0.3), (1.0, 0.0)))
+            for now, then in (((0.6, 0.8), (0.7, 0.5)), ((0.0, 1.0), (0.1, 0.9)), ((0.9, 0.3), (1.0, 0.0)))
         ],
         (
             "First separate: if x_0_hat is the picture, which noise must x_t hold?",

@@ -490,7 +490,7 @@ class Stage:
         cell = before + make.setup_cell(make.project(ROOT))
         # `-c` leaves the working directory on the path, as a notebook does.
         done = subprocess.run(
-            [sys.executable, "-c", cell], cwd=here or self.here, env=env, capture_output=True, text=True, timeout=120
+            [sys.executable, "-c", cell], cwd=here or self.here, env=env, capture_output=True, text=True, timeout=600
         )
         asked = log.read_text().splitlines() if log.exists() else []
         return done.returncode, done.stdout + done.stderr, asked

@@ -307,13 +307,16 @@ def judge(exclusive=False, names=NAMES):
 
 
 def test_a_judge_reads_yes_and_no_or_the_one():
-    x, logits = randn(7, *SHAPE), judge()(randn(7, *SHAPE))
+    x = randn(7, *SHAPE).clamp(-1, 1)
+    logits = judge()(x)
     assert logits.shape == (7, 3)
     assert torch.equal(judge().read(x, batch=2), torch.where(logits > 0, 1, -1))
     one = judge(exclusive=True).read(x, batch=3)
     assert torch.equal(one, logits.argmax(1)) and one.shape == (7,)
     with refused("reads"):
         judge()(torch.zeros(1, 1, 8, 9))
+    with refused("got values up to 255"):
+        judge().read(torch.full((1, *SHAPE), 255.0))
 
 
 def test_a_judge_is_not_blamed_for_what_was_not_said():

@@ -1,0 +1,125 @@
+"""Pictures and curves with their words; measured shares with their intervals."""
+
+import pytest
+import torch
+
+from facelab import plots, pretrained
+from facelab.attributes import CELEBA, DIGITS
+from facelab.metrics import asked_is_read, asked_of_each, proportion
+from facelab.model import AttributeClassifier
+
+
+def test_a_picture_is_shown_pixel_for_pixel_enlarged():
+    picture = torch.tensor([[[-1.0, 0.0], [1.0, 3.0]]])
+    image = plots.show(picture, side=4).image
+    assert image.size == (4, 4)
+    assert [image.getpixel(at) for at in ((0, 0), (3, 0), (0, 3), (3, 3), (1, 1))] == [0, 128, 255, 255, 0]
+
+
+def test_a_grid_has_its_pictures_in_reading_order():
+    shades = torch.tensor([-1.0, -0.5, 0.0, 0.5, 1.0, 0.2])[:, None, None, None].expand(-1, 3, 8, 8)
+    image = plots.show(shades, 3, side=8).image
+    seen = [image.getpixel((4 + 10 * (i % 3), 4 + 10 * (i // 3)))[0] for i in range(6)]
+    assert seen == [0, 64, 128, 191, 255, 153] and image.size == (28, 18)
+
+
+def test_every_picture_has_words():
+    one = plots.show(torch.zeros(4, 1, 8, 8), 2, rows=["a", "b"], captions=["c", "d"])
+    assert one.alt == "4 pictures in 2 rows; rows: a, b; captions: c, d."
+    bundle, metadata = one._repr_mimebundle_()
+    assert 'alt="4 pictures' in bundle["text/html"] and metadata["image/png"]["alt"] == one.alt
+    assert '"' not in plots.show(torch.zeros(1, 8, 8), alt='a "quoted" <b>')._repr_mimebundle_()[0]["text/html"].split(
+        "alt="
+    )[1].split(" style")[0].strip('"')
+    line = plots.curve({"loss": ([1, 2, 3], [4.0, 2.0, 1.0])}, x="step", y="loss")
+    assert line.alt == "loss against step: loss goes from 4 to 1 (between 1 and 4)."
+
+
+def test_a_filmstrip_keeps_the_last_frame_and_a_row_a_picture():
+    frames = [torch.full((2, 1, 4, 4), i / 10) for i in range(8)]
+    strip = plots.filmstrip(frames, every=3, side=4)
+    assert strip.image.size == (3 * 6 - 2, 2 * 6 - 2)
+    assert strip.image.getpixel((14, 2)) == round((0.7 + 1) * 127.5)
+
+
+def test_colours_and_saving(tmp_path):
+    red = torch.tensor([1.0, -1.0, -1.0])[:, None, None].expand(3, 8, 8)
+    saved = plots.show(red, side=8).save(tmp_path / "red.png")
+    assert plots.Image.open(saved).getpixel((3, 3)) == (255, 0, 0)
+    wide = plots.beside(plots.show(red, side=8), plots.show(red, side=16))
+    assert wide.image.size == (8 + 12 + 16, 16)
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 8, 8), (0, 1, 8, 8), (8, 8), (1, 1, 1, 8, 8)])
+def test_what_is_no_picture_is_refused(shape):
+    with pytest.raises(ValueError, match="show takes pictures"):
+        plots.show(torch.zeros(shape))
+
+
+def test_a_picture_in_bytes_is_refused():
+    with pytest.raises(ValueError, match=r"lie in \[-1, 1\], got values up to 255"):
+        plots.show(torch.full((1, 8, 8), 255.0))
+    with pytest.raises(ValueError, match=r"lie in \[-1, 1\], got values up to 255"):
+        AttributeClassifier((1, 8, 8), channels=(4, 4)).eval().read(torch.full((2, 1, 8, 8), 255.0))
+
+
+@pytest.mark.parametrize(
+    ("hits", "count", "low", "high"),
+    [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (5, 10, 0.2366, 0.7634), (950, 1000, 0.9347, 0.9619)],
+)
+def test_the_interval_of_a_share_is_wilsons(hits, count, low, high):
+    share = proportion(hits, count)
+    assert share.share == hits / count and share.count == count
+    assert share.low == pytest.approx(low, abs=1e-3) and share.high == pytest.approx(high, abs=1e-3)
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says():
+    generator = torch.Generator().manual_seed(0)
+    for truth in (0.1, 0.5, 0.97):
+        hits = (torch.rand(2000, 200, generator=generator) < truth).sum(1)
+        covered = sum(proportion(int(h), 200).low <= truth <= proportion(int(h), 200).high for h in hits)
+        assert 0.93 < covered / 2000 < 0.97
+
+
+@pytest.mark.parametrize(("hits", "count"), [(1, 0), (3, 2), (-1, 2)])
+def test_impossible_counts_are_refused(hits, count):
+    with pytest.raises(ValueError, match="hits must be"):
+        proportion(hits, count)
+
+
+class Reader:
+    attributes = DIGITS
+
+    def read(self, pictures):
+        return pictures[:, 0, 0, 0].long()
+
+
+def test_asked_is_read_counts_what_the_judge_reads_as_asked():
+    cond = asked_of_each(DIGITS, 2)
+    assert cond.shape == (20, 10) and cond.argmax(1).tolist() == [*range(10), *range(10)]
+    pictures = cond.argmax(1).float()[:, None, None, None].expand(-1, 1, 2, 2).clone()
+    pictures[:5] = 9
+    assert asked_is_read(pictures, cond, Reader()).share == 15 / 20
+    with pytest.raises(ValueError, match="exclude each other"):
+        asked_is_read(pictures, cond, AttributeClassifier((1, 8, 8), CELEBA.names))
+
+
+def test_shipped_weights_are_small_and_say_where_they_come_from():
+    folders = [pretrained.shipped_dir() / name for name in ("digits", "digits-judge")]
+    size = sum(file.stat().st_size for folder in folders for file in folder.iterdir())
+    assert size < 4_000_000
+    for name in ("digits", "digits-judge"):
+        card = pretrained.load(name).card
+        assert "60,000 official MNIST" in card["data"] and card["command"].startswith("python -m facelab train")
+
+
+def test_the_shipped_digits_have_the_names_that_others_call():
+    digits = pretrained.load("digits")
+    assert digits.shape == (1, 28, 28) and digits.attributes == DIGITS and len(digits.schedule) == 1000
+    assert not digits.denoiser.training and next(digits.denoiser.parameters()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", ["nothing", "../../etc"])
+def test_an_unknown_result_is_refused(name):
+    with pytest.raises(ValueError, match="no recorded result"):
+        pretrained.results(name)
