@@ -94,7 +94,7 @@ PLANS = {
     plan.name: plan
     for plan in (
         #    name      digits: pictures, batch          the judge: pictures, batch       net   asked figure draws bound
-        Plan("ci", Recipe(4_000, 16, **WON), Recipe(4_000, 64, forget=False), TINY, 10, 5, 2_000, 0.3),
+        Plan("ci", Recipe(4_000, 16, **WON), Recipe(4_000, 64, forget=False), TINY, 10, 5, 2_000, 0.2),
         Plan("laptop", Recipe(30_000, 16, **WON), Recipe(60_000, 64, forget=False), SMALL, 50, 10, 20_000, 0.95),
         Plan("colab", Recipe(120_000, 32, **WON), Recipe(180_000, 64, forget=False), SMALL, 100, 10, 50_000, 0.97),
         Plan("full", Recipe(400_000, 32, **WON), Recipe(300_000, 64, forget=False), ATTENTIVE, 200, 10, 50_000, 0.97),
