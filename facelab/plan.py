@@ -21,8 +21,9 @@ class Recipe:
 
     `pictures` are seen in all, `batch` of them a step. The learning rate `lr` is reached over the first `warmup` share
     of the steps and falls along a cosine to zero (`decay="cosine"`) or stays (`"constant"`). `ema` is the weight
-    average's decay, `clip` the largest gradient norm (0: none). Ticks are drawn `"uniform"` or `"logit-normal"` (more from the
-    middle: Esser et al. 2024, section 3.1). `flip` mirrors half of the pictures; `forget` leaves answers unsaid.
+    average's decay, `clip` the largest gradient norm (0: none). Ticks are drawn `"uniform"` or `"logit-normal"`: more from
+    the middle, hardly any from the two ends, where the network has to go by their neighbours (Esser et al. 2024,
+    section 3.1). `flip` mirrors half of the pictures; `forget` leaves answers unsaid.
     """
 
     pictures: int

@@ -59,6 +59,8 @@ def load(name: str, device=None) -> Pretrained:
     folder = Path(name) if (Path(name) / "config.json").is_file() else shipped_dir() / name
     if not (folder / "config.json").is_file():
         raise ValueError(f"there are no weights called {name!r}: there are {', '.join(names()) or 'none'}.")
+    if not (folder / "card.json").is_file():
+        raise ValueError(f"{folder} has no card.json, so nothing tells whether its weights are whole.")
     config = json.loads((folder / "config.json").read_text("utf-8"))
     card = json.loads((folder / "card.json").read_text("utf-8"))
     kind = KINDS.get(config.get("_class_name"))
