@@ -60,7 +60,7 @@ class GaussianDenoiser:
 
     def __call__(self, x_t: Tensor, t, cond: Tensor) -> Tensor:
         """x_0_hat = E[x_0 | x_t]: the mean, moved towards x_t as far as the noise allows."""
-        mean = self.mean(cond) if callable(self.mean) else self.mean
+        mean = torch.as_tensor(self.mean(cond) if callable(self.mean) else self.mean).to(x_t)
         signal, sigma = self.schedule.rates(t, like=x_t)
         variance = torch.as_tensor(self.std, dtype=x_t.dtype, device=x_t.device) ** 2
         return mean + signal * variance / (signal**2 * variance + sigma**2) * (x_t - signal * mean)

@@ -23,7 +23,8 @@ from facelab.schedule import PREDICTIONS, SCHEDULES, Schedule
 def seeded(seed: int):
     """Random numbers inside are a function of `seed`; the world outside does not notice."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        # torch.manual_seed would reach the GPUs' generators too, which are not put back.
+        torch.default_generator.manual_seed(seed)
         yield
 
 
@@ -31,7 +32,7 @@ class Denoiser(ModelMixin, ConfigMixin):
     """A conditional U-Net: denoise(x_t, t, cond) -> x_0_hat.
 
     Args:
-        shape: (C, H, W) of a picture; H and W divisible by patch * 2^(levels - 1), unless diffusers pads (28 -> 14 -> 7).
+        shape: (C, H, W) of a picture; H and W divisible by patch * 2^(levels - 1).
         names: the attributes it is told, in the order of cond; exclusive as in `Attributes`.
         schedule, ticks: the schedule it is trained on, by name.
         predicts: "eps" (Ho et al. 2020), "velocity" (Salimans and Ho 2022) or "x_0": what the network itself says.
@@ -71,10 +72,14 @@ class Denoiser(ModelMixin, ConfigMixin):
         for word, known in ((predicts, PREDICTIONS), (condition, CONDITIONS), (schedule, SCHEDULES)):
             if word not in known:
                 raise ValueError(f"{word!r} is none of {', '.join(known)}.")
-        if len(shape) != 3 or shape[1] % patch or shape[2] % patch:
-            raise ValueError(f"a picture of shape {tuple(shape)} cannot be folded into patches of {patch} pixels.")
         if len(channels) != len(attention):
             raise ValueError(f"{len(channels)} levels of channels need as many of attention, got {len(attention)}.")
+        whole = patch * 2 ** (len(channels) - 1)
+        if len(shape) != 3 or shape[1] % whole or shape[2] % whole:
+            raise ValueError(
+                f"a picture of shape {tuple(shape)} cannot be folded into patches of {patch} and halved "
+                f"{len(channels) - 1} times: its sides must be divisible by {whole}."
+            )
         self.schedule: Schedule = SCHEDULES[schedule](ticks)
         self.attributes = Attributes(names, exclusive=exclusive)
         if predicts == "eps" and self.schedule.signal[-2] == 0:

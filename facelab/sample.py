@@ -6,6 +6,7 @@ A solver makes one step from tick t to tick s; `trajectory` asks a denoise call 
 guidance: it is in the denoise call, or it is not.
 """
 
+import inspect
 from collections import deque
 from collections.abc import Iterator
 
@@ -82,35 +83,56 @@ class FromDiffusers:
             others a variance-preserving schedule.
         schedule: the one that the denoiser was trained on.
         options: further arguments of the scheduler, such as `lambda_min_clipped=-5.1`.
+
+    Raises:
+        ValueError: for a scheduler that needs another kind of schedule, cannot take a guess at x_0, scales its pictures
+            by another rule, calls the network twice a step, or runs the other way: it is tried on two steps.
     """
 
     def __init__(self, scheduler: type, schedule: Schedule, clip: bool = True, generator=None, **options):
-        self.schedule, self.clip, self.generator = schedule, clip, generator
+        # Trying it out must not use up the caller's generator.
+        self.schedule, self.clip, self.generator = schedule, clip, torch.Generator()
         self.flow = "FlowMatch" in scheduler.__name__
         if self.flow == schedule.variance_preserving:
             kind = "straight()" if self.flow else "a variance-preserving schedule"
             raise ValueError(f"{scheduler.__name__} needs {kind}, got {schedule.name}.")
-        if self.flow:
-            self.scheduler = scheduler(num_train_timesteps=len(schedule), **options)
-        else:
-            known = scheduler.__init__.__wrapped__.__code__.co_varnames
+        try:
+            known = inspect.signature(scheduler.__init__).parameters
             fitting = {"prediction_type": "sample", "timestep_spacing": "trailing", "clip_sample": False}
             fitting = {name: value for name, value in fitting.items() if name in known} | options
-            self.scheduler = scheduler(trained_betas=schedule.betas.float().numpy(), **fitting)
-            if "prediction_type" not in known:
-                raise ValueError(f"{scheduler.__name__} cannot be told that the guess is at x_0 (prediction_type).")
+            betas = (
+                {"num_train_timesteps": len(schedule)}
+                if self.flow
+                else {"trained_betas": schedule.betas.float().numpy()}
+            )
+            self.scheduler = scheduler(**betas, **fitting)
+            self._try(steps=min(2, len(schedule)))
+        except Exception as why:
+            reason = str(why).strip().split("\n")[0].rstrip(".") or type(why).__name__
+            raise ValueError(f"{scheduler.__name__} does not fit here: {reason}.") from why
+        self.generator = generator
+
+    def _try(self, steps: int) -> None:
+        if not self.flow and "prediction_type" not in self.scheduler.config:
+            raise ValueError("it cannot be told that the guess is at x_0")
+        x, ticks = torch.zeros(1, 1, 2, 2), self.start(steps)
+        if float(getattr(self.scheduler, "init_noise_sigma", 1)) != 1:
+            raise ValueError("it scales its pictures by another rule")
+        if len(ticks) != steps or sorted(ticks, reverse=True) != ticks:
+            raise ValueError(f"its ticks are {ticks}, and should be {steps}, from noise to clean")
+        for t, s in zip(ticks, [*ticks[1:], -1], strict=True):
+            x = self.step(x, x, t, s)
 
     def start(self, steps: int) -> list[int]:
-        """The ticks of a new trajectory; some schedulers visit a tick twice."""
+        """The ticks of a new trajectory, from noisy to clean."""
         ticks = self.schedule.ticks(steps)
         if self.flow:
             self.scheduler.set_timesteps(sigmas=[self.schedule(t)[1] for t in ticks])
             return [round(float(t)) - 1 for t in self.scheduler.timesteps]
         self.scheduler.set_timesteps(steps)
-        if float(getattr(self.scheduler, "init_noise_sigma", 1)) != 1:
-            raise ValueError(
-                f"{type(self.scheduler).__name__} scales its pictures by another rule: take DDIM's family."
-            )
+        # For some counts diffusers' own rounding adds a tick behind the last one.
+        if self.scheduler.timesteps[-1] < 0:
+            self.scheduler.timesteps = self.scheduler.timesteps[:steps]
         return [int(t) for t in self.scheduler.timesteps]
 
     def step(self, x_t: Tensor, x_0_hat: Tensor, t: int, s: int) -> Tensor:
@@ -120,7 +142,9 @@ class FromDiffusers:
             said, now = self.schedule.eps_from(x_t, x_0_hat, t) - x_0_hat, torch.tensor(t + 1.0)
         else:
             said, now = x_0_hat, t
-        noisy = {"generator": self.generator} if "generator" in self.scheduler.step.__code__.co_varnames else {}
+        noisy = (
+            {"generator": self.generator} if "generator" in inspect.signature(self.scheduler.step).parameters else {}
+        )
         return self.scheduler.step(said, now, x_t, **noisy).prev_sample
 
 

@@ -31,7 +31,8 @@ class Schedule:
         signal, sigma = torch.as_tensor(signal, dtype=torch.float64), torch.as_tensor(sigma, dtype=torch.float64)
         if signal.ndim != 1 or signal.shape != sigma.shape or len(signal) == 0:
             raise ValueError(f"a schedule needs two rates a tick, got {tuple(signal.shape)} and {tuple(sigma.shape)}.")
-        if not (signal.diff() <= 0).all() or not (sigma.diff() >= 0).all() or signal.min() < 0 or sigma.min() <= 0:
+        inside = ((signal >= 0) & (signal <= 1) & (sigma > 0) & (sigma <= 1)).all()
+        if not inside or not (signal.diff() <= 0).all() or not (sigma.diff() >= 0).all():
             raise ValueError(f"{name}: signal must fall from 1 towards 0, and sigma rise from above 0 towards 1.")
         self.name = name
         clean = torch.ones(1, dtype=torch.float64)
@@ -63,11 +64,17 @@ class Schedule:
         )
 
     def _index(self, t):
-        if not isinstance(t, Tensor):
-            if not -1 <= t < len(self):
-                raise ValueError(f"tick {t} is outside this schedule: from -1 (clean) to {len(self) - 1}.")
-            return int(t)
-        return t.to("cpu", torch.int64) if t.device.type != "meta" else torch.zeros(t.shape, dtype=torch.int64)
+        if isinstance(t, Tensor):
+            ticks = t.to("cpu", torch.int64) if t.device.type != "meta" else torch.zeros(t.shape, dtype=torch.int64)
+            lowest, highest = (int(ticks.min()), int(ticks.max())) if ticks.numel() else (0, 0)
+        else:
+            if isinstance(t, bool) or int(t) != t:
+                raise ValueError(f"a tick is a whole number, got {t!r}.")
+            ticks = lowest = highest = int(t)
+        if lowest < -1 or highest >= len(self):
+            wrong = lowest if lowest < -1 else highest
+            raise ValueError(f"tick {wrong} is outside this schedule: from -1 (clean) to {len(self) - 1}.")
+        return ticks
 
     @property
     def alpha_bar(self) -> Tensor:
@@ -109,6 +116,7 @@ class Schedule:
 
     def target(self, x_0: Tensor, eps: Tensor, t, predicts: str = "velocity") -> Tensor:
         """What a network that `predicts` eps, velocity or x_0 should say."""
+        _known(predicts)
         return {"eps": lambda: eps, "velocity": lambda: self.velocity(x_0, eps, t), "x_0": lambda: x_0}[predicts]()
 
     def x_0_from(self, x_t: Tensor, said: Tensor, t, predicts: str = "velocity") -> Tensor:
@@ -117,7 +125,9 @@ class Schedule:
         eps at cosine's last tick is magnified 20,291 times on its way to x_0 (half precision would drown in it), and
         where signal is 0 no x_0 follows from eps at all: ValueError. Velocity has neither trouble.
         """
-        x_t, said = (x if x.dtype == torch.float64 else x.float() for x in (x_t, said))
+        _known(predicts)
+        wide = torch.float64 if torch.float64 in (x_t.dtype, said.dtype) else torch.float32
+        x_t, said = x_t.to(wide), said.to(wide)
         signal, sigma = self.rates(t, like=x_t)
         if predicts == "x_0":
             return said
@@ -143,6 +153,8 @@ class Schedule:
     def zero_terminal_snr(self) -> "Schedule":
         """The same schedule, shifted and stretched so that its last tick is pure noise. Lin et al. 2023, algorithm 1."""
         signal = self.signal[:-1]
+        if signal[-1] == 0:
+            return self
         signal = (signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])
         return Schedule(signal, (1 - signal**2).sqrt(), f"{self.name}, zero terminal SNR")
 
@@ -179,6 +191,11 @@ def straight(ticks: int = 1000) -> Schedule:
     """A straight line from picture to noise, signal 1 - u and noise u: rectified flow, Liu et al. 2023, eq. 1."""
     u = torch.arange(1, _whole(ticks) + 1, dtype=torch.float64) / ticks
     return Schedule(1 - u, u, "straight")
+
+
+def _known(predicts: str) -> None:
+    if predicts not in PREDICTIONS:
+        raise ValueError(f"a network predicts one of {', '.join(PREDICTIONS)}, got {predicts!r}.")
 
 
 def _whole(ticks) -> int:
