@@ -140,7 +140,8 @@ class Denoiser(ModelMixin, ConfigMixin):
             raise ValueError(f"cond must be ({len(x_t)}, {len(self.attributes)}), got {tuple(cond.shape)}.")
         weight = next(self.parameters())
         cond = cond.to(weight.device, weight.dtype).expand(len(x_t), -1)
-        said = self._predict(x_t.to(weight.dtype), t, cond)
+        # Pictures may lie elsewhere than the weights, such as noise drawn on the CPU: the answer comes back to them.
+        said = self._predict(x_t.to(weight.device, weight.dtype), t, cond).to(x_t.device)
         return said if raw else self.schedule.x_0_from(x_t, said, t, self.config.predicts)
 
     def _predict(self, x, t, cond):

@@ -11,6 +11,7 @@ import pytest
 SCRATCH = tempfile.mkdtemp(prefix="facelab-tests-")
 atexit.register(shutil.rmtree, SCRATCH, ignore_errors=True)
 os.environ.setdefault("FACELAB_PLAN", "ci")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("FACELAB_DEVICE", "cpu")
 os.environ |= {"FACELAB_OFFLINE": "1", "FACELAB_CACHE": f"{SCRATCH}/cache"}
 os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", f"{SCRATCH}/hypothesis")
