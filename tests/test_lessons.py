@@ -119,8 +119,8 @@ def test_watch_draws_while_it_runs_and_hands_back_net_and_losses():
         drawn.append(net)
         return torch.zeros(3, 1, 8, 8)
 
-    net, losses = watch(steps(20), draw, every=0)
-    assert len(losses) == 20 and len(drawn) == 20 and isinstance(net, Denoiser)
+    net, losses = watch(steps(10), draw, every=0)
+    assert len(losses) == 10 and len(drawn) == 10 and isinstance(net, Denoiser)
     assert watch(steps(3))[1] == pytest.approx([1, 1 / 2, 1 / 3])
 
 
