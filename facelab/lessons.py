@@ -101,6 +101,36 @@ def watch(steps: Iterable[Progress], draw: Callable | None = None, every: float 
     return now.net, now.losses
 
 
+def stations(net, x_t: Tensor | None = None) -> list[tuple]:
+    """What a Denoiser's U-Net passes through, read by forward hooks: (name, channels, side, parameters, whether it is told).
+
+    Told are the blocks into which the tick enters, and, with `condition="embedding"`, the attributes with it.
+    """
+    seen, hooks = [], []
+    inside = [("stem", net.unet.conv_in)]
+    inside += [(f"down {i + 1}", block) for i, block in enumerate(net.unet.down_blocks)]
+    inside += [("middle", net.unet.mid_block)]
+    inside += [(f"up {i + 1}", block) for i, block in enumerate(net.unet.up_blocks)]
+    inside += [("head", net.unet.conv_out)]
+
+    def note(name, module):
+        def hook(_module, _inputs, out):
+            out = out[0] if isinstance(out, tuple) else out
+            count = sum(parameter.numel() for parameter in module.parameters())
+            seen.append((name, out.shape[1], out.shape[-1], count, name not in ("stem", "head")))
+
+        return module.register_forward_hook(hook)
+
+    hooks = [note(name, module) for name, module in inside]
+    try:
+        with torch.no_grad():
+            net(torch.zeros(1, *net.shape) if x_t is None else x_t, 0, torch.zeros(len(net.attributes)), raw=True)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen
+
+
 def loss_curve(losses: list[float], floor: float | None = None, title: str = "training") -> plots.Illustration:
     """The loss, smoothed over a fiftieth of the run."""
     width = max(1, len(losses) // 50)

@@ -27,10 +27,19 @@ class Illustration:
         self.png, self.alt = png, alt
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        # JupyterLab drops the alt text of a bare image/png, so the page gets an <img>, and those who cannot show it the PNG.
-        code = base64.b64encode(self.png).decode()
-        img = f'<img src="data:image/png;base64,{code}" alt="{html.escape(self.alt)}" style="max-width: 100%">'
-        return {"text/html": img, "image/png": code, "text/plain": self.alt}, {"image/png": {"alt": self.alt}}
+        # JupyterLab drops the alt text of a bare image, so the page gets an <img>, and those who cannot show it the image.
+        kind, shown = self._for_the_page()
+        code = base64.b64encode(shown).decode()
+        img = f'<img src="data:{kind};base64,{code}" alt="{html.escape(self.alt)}" style="max-width: 100%">'
+        return {"text/html": img, kind: code, "text/plain": self.alt}, {kind: {"alt": self.alt}}
+
+    def _for_the_page(self) -> tuple[str, bytes]:
+        # Colour photographs as PNG would fill a notebook with a few grids; what is saved to a file stays a PNG.
+        if len(self.png) < 40_000 or self.image.mode != "RGB":
+            return "image/png", self.png
+        out = io.BytesIO()
+        self.image.save(out, "JPEG", quality=90, subsampling=0)
+        return "image/jpeg", out.getvalue()
 
     @property
     def image(self) -> Image.Image:
@@ -126,6 +135,111 @@ def filmstrip(frames: Iterable[Tensor], captions: Sequence[str] = (), *, every: 
     return show(across, len(kept), captions=[str(captions[i]) for i in kept] if len(captions) else (), **options)
 
 
+def bars(
+    series: dict[str, Sequence[float]],
+    names: Sequence[str],
+    *,
+    x: str = "",
+    title: str = "",
+    errors: dict[str, tuple] | None = None,
+    mark: float | None = None,
+    alt: str | None = None,
+) -> Illustration:
+    """A row for each name, and in it a dot for each series: shares that are compared.
+
+    Args:
+        series: {what: a value for each name}; NaN leaves a gap.
+        names: one for each row, from the top.
+        errors: {what: (lows, highs)}, intervals drawn as whiskers.
+        mark: an upright line, such as chance.
+    """
+    figure, axes = _axes((6.4, 0.6 + 0.19 * len(names)), title, x, "")
+    rows = np.arange(len(names))
+    told = []
+    for i, (what, values) in enumerate(series.items()):
+        values, colour = np.asarray(values, dtype=float), COLOURS[i % len(COLOURS)]
+        place = rows + (i - (len(series) - 1) / 2) * 0.22
+        axes.plot(values, place, "os^D"[i % 4], color=colour, markersize=4.5, label=what)
+        if errors and what in errors:
+            axes.hlines(place, *errors[what], color=colour, linewidth=1.2)
+        elif len(series) == 1:
+            axes.hlines(place, 0, values, color=colour, linewidth=1.2)
+        known = np.flatnonzero(np.isfinite(values))
+        low, high = known[values[known].argmin()], known[values[known].argmax()]
+        told.append(f"{what} from {values[low]:.2f} ({names[low]}) to {values[high]:.2f} ({names[high]})")
+    if mark is not None:
+        axes.axvline(mark, color="0.5", linewidth=1)
+    axes.set_yticks(rows, names, fontsize=8)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    if len(series) > 1:
+        axes.legend(frameon=False, fontsize=8)
+    return _illustration(figure, alt or f"{title or x or 'Shares'}: {'; '.join(told)}.")
+
+
+def heat(matrix, names: Sequence[str], *, title: str = "", alt: str | None = None) -> Illustration:
+    """A square of numbers from -1 (blue) over 0 (white) to 1 (red), such as correlations, (K, K)."""
+    matrix = np.asarray(matrix, dtype=float)
+    side = 1.6 + 0.15 * len(names)
+    figure, axes = _axes((side, side), title, "", "")
+    axes.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1)
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+    axes.set_yticks(range(len(names)), names, fontsize=7)
+    axes.grid(False)
+    off = matrix - 2 * np.eye(len(names))
+    high = np.unravel_index(np.nanargmax(off), off.shape)
+    low = np.unravel_index(np.nanargmin(matrix), matrix.shape)
+    ends = [f"{names[i]} with {names[j]} {matrix[i, j]:.2f}" for i, j in (high, low)]
+    words = f"{title or 'A square of numbers'}: highest {ends[0]}, lowest {ends[1]}."
+    return _illustration(figure, alt or words, colours=256)
+
+
+def blocks(stations: Sequence[tuple], *, title: str = "", alt: str | None = None) -> Illustration:
+    """A network as it is passed through: a box for each station, as high as its maps, as wide as it has channels.
+
+    Args:
+        stations: (name, channels, side, parameters, whether attributes and tick enter here), in the order of the pass.
+    """
+    from matplotlib.patches import Rectangle
+
+    figure, axes = _axes((9.6, 2.8), title, "", "")
+    x, most = 0.0, max(side for _, _, side, _, _ in stations)
+    for name, channels, side, parameters, told in stations:
+        wide, high = 0.35 + channels / 160, side / most
+        colour = COLOURS[0] if told else "0.75"
+        axes.add_patch(Rectangle((x, -high / 2), wide, high, facecolor=colour, alpha=0.55, edgecolor="0.2"))
+        middle = x + wide / 2
+        size = f"{parameters / 1e6:.2f}M" if parameters >= 1e5 else f"{parameters / 1e3:.1f}k"
+        axes.text(middle, high / 2 + 0.03, f"{channels} × {side}²", ha="center", va="bottom", fontsize=6.5)
+        axes.text(middle, -0.54, f"{name}\n{size}", ha="center", va="top", fontsize=6.5)
+        x += wide + 0.22
+    axes.set(xlim=(-0.1, x), ylim=(-0.72, 0.66))
+    axes.axis("off")
+    words = "; ".join(
+        f"{name} {channels} channels at {side}x{side}, {parameters:,} parameters" + (", told" if told else "")
+        for name, channels, side, parameters, told in stations
+    )
+    return _illustration(figure, alt or f"{title or 'A network'}: {words}.")
+
+
+def _axes(size, title: str, x: str, y: str):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(size, dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set(xlabel=x, ylabel=y, title=title)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _illustration(figure, alt: str, colours: int = 64) -> Illustration:
+    sheet = io.BytesIO()
+    figure.savefig(sheet, format="png")
+    return Illustration(_png(Image.open(sheet).convert("RGB").quantize(colours, dither=Image.Dither.NONE)), alt)
+
+
 def curve(
     series: dict[str, tuple],
     *,
@@ -138,12 +252,7 @@ def curve(
     alt: str | None = None,
 ) -> Illustration:
     """Lines, each named where it is drawn: {name: (xs, ys)}; log is "", "x", "y" or "xy"; bands {name: (lows, highs)}."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(size, dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    figure, axes = _axes(size, title, x, y)
     told = []
     styles = ("-", "--", "-.", ":")
     for i, (name, (xs, ys)) in enumerate(series.items()):
@@ -157,18 +266,12 @@ def curve(
             told.append(
                 f"{name} goes from {seen[0]:.3g} to {seen[-1]:.3g} (between {seen.min():.3g} and {seen.max():.3g})"
             )
-    axes.set(xlabel=x, ylabel=y, title=title)
     for axis in log:
         getattr(axes, f"set_{axis}scale")("log")
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
     if len(series) > 1:
         axes.legend(frameon=False, fontsize=9)
-    sheet = io.BytesIO()
-    figure.savefig(sheet, format="png")
-    image = Image.open(sheet).convert("RGB").quantize(64, dither=Image.Dither.NONE)
     words = f"{title or y or 'Curves'} against {x or 'x'}: {'; '.join(told)}."
-    return Illustration(_png(image), alt or words)
+    return _illustration(figure, alt or words)
 
 
 def beside(*illustrations: Illustration) -> Illustration:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from facelab.attributes import CELEBA, DIGITS, Attributes
+from facelab.attributes import CELEBA, DIGITS, DRAWN, Attributes
 from facelab.download import digest
 from facelab.model import AttributeClassifier, Denoiser
 from facelab.plan import shipped_dir
@@ -20,7 +20,7 @@ from facelab.schedule import Schedule
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 KINDS = {"Denoiser": Denoiser, "AttributeClassifier": AttributeClassifier}
 # Known names get their groups back, which no config needs to repeat.
-KNOWN = {DIGITS.names: DIGITS, CELEBA.names: CELEBA}
+KNOWN = {known.names: known for known in (DIGITS, CELEBA, DRAWN)}
 
 
 @dataclasses.dataclass(frozen=True)

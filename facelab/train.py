@@ -24,15 +24,14 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 
 import facelab
-from facelab import plots
-from facelab.attributes import DIGITS
+from facelab import data, plots
 from facelab.checkpoints import Shelf, run_name
-from facelab.data import Pictures, mnist
-from facelab.metrics import proportion, read_back
+from facelab.data import Pictures
 from facelab.model import AttributeClassifier, Denoiser, seeded
 from facelab.plan import PLANS, Plan, Recipe, cache_dir, device, machine, plan, precision
-from facelab.pretrained import load, save
+from facelab.pretrained import fill, load, save
 from facelab.sample import DDIM, noise, sample
+from facelab.subjects import KINDS_OF_NET, SUBJECTS, WALKS, Subject
 
 
 def forget_some(cond: Tensor, generator: torch.Generator) -> Tensor:
@@ -47,6 +46,14 @@ def forget_some(cond: Tensor, generator: torch.Generator) -> Tensor:
     keep = torch.where(luck < 0.1, 0, torch.where((luck < 0.4) | (said < 2), said, between))
     order = torch.rand(cond.shape, generator=generator).masked_fill(cond == 0, 2)
     return cond * (order.argsort(1).argsort(1) < keep[:, None])
+
+
+def forget_whole(cond: Tensor, generator: torch.Generator) -> Tensor:
+    """The same conditions (B, K), one in ten forgotten altogether: Ho and Salimans 2022, algorithm 1."""
+    return cond * (torch.rand(len(cond), generator=generator) >= 0.1)[:, None]
+
+
+FORGET = {"some": forget_some, "whole": forget_whole, "never": lambda cond, generator: cond}
 
 
 def denoising_loss(denoise, x_0: Tensor, cond: Tensor, t: Tensor, eps: Tensor, dtype=torch.float32) -> Tensor:
@@ -83,11 +90,22 @@ class Batch:
         eps = torch.randn(x_0.shape, generator=luck)
         mirrored = torch.rand(len(x_0), generator=luck) < (0.5 if recipe.flip else 0)
         x_0 = torch.where(mirrored[:, None, None, None], x_0.flip(3), x_0)
-        return cls(x_0, forget_some(cond, luck) if recipe.forget else cond, t, eps)
+        if recipe.shift:
+            x_0 = _moved(x_0, torch.randint(-recipe.shift, recipe.shift + 1, (2, len(x_0)), generator=luck))
+        return cls(x_0, FORGET[recipe.forget](cond, luck), t, eps)
 
     def share(self, rank: int, world: int, where) -> "Batch":
         """This process's part of it, moved to its device."""
         return Batch(*(part[rank::world].to(where) for part in (self.x_0, self.cond, self.t, self.eps)))
+
+
+def _moved(x: Tensor, by: Tensor) -> Tensor:
+    """Pictures (B, C, H, W), each moved by its pixels down and to the right (2, B); the edge is repeated."""
+    down, right = by[:, :, None]
+    rows = (torch.arange(x.shape[2]) - down).clamp(0, x.shape[2] - 1)
+    columns = (torch.arange(x.shape[3]) - right).clamp(0, x.shape[3] - 1)
+    each, channel = torch.arange(len(x))[:, None, None, None], torch.arange(x.shape[1])[:, None, None]
+    return x[each, channel, rows[:, None, :, None], columns[:, None, None, :]]
 
 
 def _number(seed: int, step: int) -> int:
@@ -346,32 +364,25 @@ def _to_the_end(steps: Iterator[Progress], total: int, progress: bool = True) ->
 
 # The command line: python -m facelab train, or python -m facelab.train where several processes are launched.
 
-# From the report's recipe to ours, one change a row: (what changes in the network, what in the training).
-RECIPES = {
-    "eps, constant channels": (
-        {"schedule": "cosine", "predicts": "eps", "condition": "channels", "time_shift": "default"},
-        {"ticks": "uniform"},
-    ),
-    "eps, scale-shift": ({"schedule": "cosine", "predicts": "eps"}, {"ticks": "uniform"}),
-    "velocity": ({"schedule": "cosine", "predicts": "velocity"}, {"ticks": "uniform"}),
-    "straight": ({"schedule": "straight", "predicts": "velocity"}, {"ticks": "uniform"}),
-    "more mid ticks": ({"schedule": "straight", "predicts": "velocity"}, {"ticks": "logit-normal"}),
-}
-
 
 def arguments() -> argparse.ArgumentParser:
     """What `train` understands."""
     parser = argparse.ArgumentParser("facelab train", description="Train, resume, or load what is finished.")
-    parser.add_argument("subject", nargs="?", default="digits", choices=("digits", "digits-judge", "digits-recipes"))
+    parser.add_argument("subject", nargs="?", default="digits", choices=(*SUBJECTS, *WALKS))
     parser.add_argument("--plan", choices=tuple(PLANS), help="how much; by default what fits this machine")
+    parser.add_argument(
+        "--data", choices=("celeba", "drawn"), help="faces: which; by default CelebA where it is at hand"
+    )
+    parser.add_argument("--net", choices=KINDS_OF_NET, default="ours", help="faces: which network")
     parser.add_argument("--pictures", type=int, help="pictures seen, in place of the plan's")
+    parser.add_argument("--start", metavar="WEIGHTS", help="go on from these weights, a name or a folder: another leg")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where weights, card and checkpoints go")
     parser.add_argument(
         "--copy-to", type=Path, metavar="DIR", help="a second folder for whole copies of the checkpoints"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--fresh", action="store_true", help="start over")
-    parser.add_argument("--download", action="store_true", help="fetch missing data (MNIST: 11 MB)")
+    parser.add_argument("--download", action="store_true", help="fetch missing data (MNIST 11 MB, CelebA 1.4 GB)")
     return parser
 
 
@@ -379,7 +390,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; 2 and one line on standard error where the input is wrong."""
     try:
         told = arguments().parse_args(argv)
-        _train(told)
+        _walk(told) if told.subject in WALKS else _train(told)
     except (ValueError, OSError) as wrong:
         print(f"facelab: {' '.join(str(wrong).split())}", file=sys.stderr)
         return 2
@@ -389,82 +400,83 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _train(told: argparse.Namespace) -> None:
+def _subject(told: argparse.Namespace) -> tuple[Plan, Subject, Recipe]:
     row = plan(told.plan)
-    recipe = row.judge if told.subject == "digits-judge" else row.digits
+    subject = SUBJECTS[told.subject.removesuffix("-recipes")](row, told)
     changed = {"seed": told.seed} | ({} if told.pictures is None else {"pictures": told.pictures})
-    recipe = dataclasses.replace(recipe, **changed)
-    pictures = mnist("train", download=told.download)
-    print(pictures.source)
+    print(subject.pictures.source)
+    return row, subject, dataclasses.replace(subject.recipe, **changed)
+
+
+def _train(told: argparse.Namespace) -> None:
+    row, subject, recipe = _subject(told)
+    net, legs = subject.net(), []
+    if told.start:
+        before = load(told.start)
+        first = before.denoiser or before.classifier
+        fill(net, first.state_dict(), told.start)
+        recipe = dataclasses.replace(recipe, start=before.card["sha256"][:16])
+        legs = [*before.card.get("legs", []), {name: before.card[name] for name in LEG}]
     options = {"fresh": told.fresh, "copy_to": told.copy_to}
-    names = {"names": DIGITS.names, "exclusive": True, "seed": told.seed}
-    if told.subject == "digits-recipes":
-        _walk(told.out, pictures, recipe, row, names, options)
-        return
-    if told.subject == "digits-judge":
-        net, score = AttributeClassifier(pictures.shape, **names), _score_judge
-    else:
-        net, score = Denoiser(pictures.shape, **names, **row.digits_net), score_digits
-    last = _to_the_end(training(net, pictures, recipe, keep=told.out / "checkpoints", **options), recipe.steps)
+    last = _to_the_end(training(net, subject.pictures, recipe, keep=told.out / "checkpoints", **options), recipe.steps)
     net = last.net
     card = {
         "what": f"{told.subject}: {type(net).__name__}, trained by facelab {facelab.__version__}",
-        "data": pictures.source,
-        "licence": "MIT",
-        "command": f"python -m facelab train {told.subject} --plan {row.name} --pictures {recipe.pictures} "
-        f"--seed {recipe.seed} --out DIR",
+        "data": subject.pictures.source,
+        "licence": subject.licence,
+        "command": f"python -m facelab train {_words(told, row, recipe)} --out DIR",
         "recipe": dataclasses.asdict(recipe),
         "steps": recipe.steps,
         "machine": machine(),
         "minutes": round(last.seconds / 60, 1),
         "date": time.strftime("%Y-%m-%d"),
         "last loss": round(statistics.fmean(last.losses[-50:]), 4),
-        "scores": score(net, row.asked),
     }
-    save(net, told.out, card)
-    print(json.dumps(card["scores"], indent=1))
+    if legs:
+        card["legs"] = legs
+    # Weights first: a score that fails must not cost a training.
+    save(net, told.out, card | {"scores": {}})
+    save(net, told.out, card | {"scores": subject.score(net)})
     print(f"written to {told.out}")
 
 
-def _score_judge(judge: AttributeClassifier, each: int) -> dict:
-    test = mnist("test")
-    right = proportion(int((judge.read(test[:][0]) == test.classes()).sum()), len(test))
-    return {"accuracy on real test digits": str(right), "counted on": test.source}
+# What a card tells of each leg that came before.
+LEG = ("command", "data", "recipe", "steps", "machine", "minutes", "date", "sha256")
 
 
-def score_digits(net: Denoiser, each: int, steps: int = 10, seed: int = 1) -> dict:
-    """asked = read for `each` digits of every class, plain and guided at scale 2, as a card tells it."""
-    judge = load("digits-judge").classifier
-    return {
-        f"asked = read, {name}, {10 * each} digits, {steps} DDIM calls": str(
-            read_back(net, judge, scale, each, steps, seed)
-        )
-        for name, scale in (("plain", 1), ("guided at 2", 2))
-    }
+def _words(told: argparse.Namespace, row: Plan, recipe: Recipe) -> str:
+    words = [told.subject]
+    if told.subject.startswith("faces"):
+        words += [f"--data {told.data or data.which_faces()}"]
+    if told.subject == "faces":
+        words += [f"--net {told.net}"]
+    words += [f"--plan {row.name} --pictures {recipe.pictures} --seed {recipe.seed}"]
+    return " ".join([*words, f"--start {Path(told.start).name}"] if told.start else words)
 
 
-def _walk(out: Path, pictures: Pictures, recipe: Recipe, row: Plan, names: dict, options: dict) -> None:
-    """From the report's recipe to ours, one change a row, at one budget; written to out/digits_recipes.json and .png."""
-    judge, table, drawn = load("digits-judge").classifier, [], []
-    for name, (change, how) in RECIPES.items():
-        net = Denoiser(pictures.shape, **names, **(row.digits_net | change))
-        keep = out / "checkpoints" / name.replace(",", "").replace(" ", "-")
-        net, losses = fit(net, pictures, dataclasses.replace(recipe, **how), keep=keep, **options)
-        scores = {f"{scale}": read_back(net, judge, scale, row.asked)._asdict() for scale in (1, 2)}
-        table.append({"recipe": name, "settings": change | how, "read": scores, "last loss": losses[-1]})
-        cond = torch.eye(10)
-        drawn.append(sample(net, noise(10, net.shape), cond, DDIM(net.schedule), 10))
+def _walk(told: argparse.Namespace) -> None:
+    """From the report's recipe to ours, one change a row, at one budget; written to out/<subject>.json and .png."""
+    row, subject, recipe = _subject(told)
+    table, drawn = [], []
+    for name, (change, how) in WALKS[told.subject].items():
+        net = subject.net(**change)
+        keep = told.out / "checkpoints" / name.replace(",", "").replace(" ", "-")
+        options = {"fresh": told.fresh, "copy_to": told.copy_to}
+        net, losses = fit(net, subject.pictures, dataclasses.replace(recipe, **how), keep=keep, **options)
+        table.append({"recipe": name, "settings": change | how, **subject.compare(net), "last loss": losses[-1]})
+        drawn.append(sample(net, noise(10, net.shape), subject.shown, DDIM(net.schedule), subject.steps))
     about = {
-        "what": "the same net, data, seed and number of pictures; 10 DDIM calls, plain and guided",
-        "data": pictures.source,
+        "what": f"the same net, data, seed and number of pictures; {subject.steps} DDIM calls",
+        "data": subject.pictures.source,
         "recipe": dataclasses.asdict(recipe),
         "machine": machine(),
-        "command": f"python -m facelab train digits-recipes --plan {row.name} --seed {recipe.seed} --out DIR",
+        "command": f"python -m facelab train {_words(told, row, recipe)} --out DIR",
         "rows": table,
     }
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "digits_recipes.json").write_text(json.dumps(about, indent=1) + "\n", "utf-8")
-    plots.show(torch.cat(drawn), 10, rows=list(RECIPES)).save(out / "digits_recipes.png")
+    told.out.mkdir(parents=True, exist_ok=True)
+    file = told.out / told.subject.replace("-", "_")
+    file.with_suffix(".json").write_text(json.dumps(about, indent=1) + "\n", "utf-8")
+    plots.show(torch.cat(drawn), 10, rows=list(WALKS[told.subject])).save(file.with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import os
 import re
 import sys
 import tempfile
+import textwrap
 import tomllib
 from pathlib import Path
 from typing import NamedTuple
@@ -42,7 +43,9 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-names = "torch facelab {modules}".split()
+names = (
+    {modules}
+).split()
 missing = [name for name in names if not getattr(find_spec(name), "origin", None)]  # a bare folder has no origin
 if "torch" in missing:
     raise RuntimeError("PyTorch is missing: run `pip install torch torchvision`, restart the kernel, run this again.")
@@ -91,11 +94,17 @@ def notebooks(root: Path) -> list[Path]:
     return sorted((root / "notebooks").glob("*.ipynb"))
 
 
+def module(package: str) -> str:
+    """The name under which a package is imported; pip takes most of these, too."""
+    return MODULES.get(package, package.replace("-", "_"))
+
+
 def setup_cell(about: Project) -> str:
     """The source of every notebook's first code cell."""
     fetched = sorted(set(about.core) - NEVER_INSTALLED)
+    lines = textwrap.wrap(" ".join(["torch facelab", *map(module, fetched)]), 100)
     return SETUP.format(
-        modules=" ".join(MODULES.get(package, package) for package in fetched),
+        modules="\n    ".join(f'"{line} "' for line in lines[:-1]) + f'\n    "{lines[-1]}"',
         renamed=json.dumps({MODULES[package]: package for package in fetched if package in MODULES}),
         version=about.version,
         address=f"https://github.com/{about.place}",

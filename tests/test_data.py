@@ -1,4 +1,4 @@
-"""MNIST from whatever lies at hand, and one sentence where it is broken."""
+"""Pictures, MNIST from whatever lies at hand, drawn faces, and one sentence where something is broken."""
 
 import gzip
 import os
@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from facelab import data, plan
+from facelab import data, drawn, plan, portrait
+from facelab.attributes import DRAWN, Attributes
 from facelab.data import MNIST_FILES, Pictures, mnist
 
 
@@ -170,6 +171,82 @@ def test_the_key_names_exactly_these_pictures():
     assert key != Pictures(images, conds.flip(0), data.DIGITS, "here").key
 
 
+def numbered(count=12, key=None):
+    """Pictures whose one pixel is their number and whose answers are its binary digits."""
+    numbers = torch.arange(count)
+    conds = ((numbers[:, None] >> torch.arange(4)) & 1) * 2 - 1
+    return Pictures(numbers.to(torch.uint8).reshape(-1, 1, 1, 1), conds, Attributes("abcd"), "numbered", key)
+
+
+def seen(pictures):
+    """The numbers, by way of what is handed out."""
+    return ((pictures[:][0].flatten() + 1) * 127.5).round().int().tolist()
+
+
+@pytest.mark.parametrize(
+    ("indices", "chosen"),
+    [
+        ([3, 0, 3], [3, 0, 3]),
+        (torch.tensor([11, -1, -12]), [11, 11, 0]),
+        (slice(2, 9, 3), [2, 5, 8]),
+        (range(4, 6), [4, 5]),
+        (np.array([7, 1]), [7, 1]),
+        (torch.arange(12) % 4 == 2, [2, 6, 10]),
+        ([], []),
+        (5, [5]),
+    ],
+)
+def test_some_are_taken_without_copying_a_pixel(indices, chosen):
+    pictures = numbered()
+    some = pictures.take(indices)
+    assert seen(some) == chosen and len(some) == len(chosen) and torch.equal(some.conds, pictures.conds[chosen])
+    assert some.images.flatten().tolist() == chosen and some.shape == (1, 1, 1) and some.source == "numbered"
+    assert some._all.data_ptr() == pictures._all.data_ptr()
+    assert len(pictures) == 12 and seen(pictures) == list(range(12)), "those that they are taken from stay"
+
+
+def test_some_of_some():
+    odd = numbered().where(a=True)
+    assert seen(odd) == [1, 3, 5, 7, 9, 11]
+    assert seen(odd.where(b=False)) == [1, 5, 9] and seen(odd.where(b=False).take([2, 0])) == [9, 1]
+    x_0, cond = odd.take([4])[0]
+    assert x_0.item() == pytest.approx(9 / 127.5 - 1) and cond.tolist() == [1, -1, -1, 1]
+    assert [round((x_0.item() + 1) * 127.5) for x_0, _ in odd] == [1, 3, 5, 7, 9, 11], "and they end"
+    with pytest.raises(IndexError):
+        odd.take([6])
+
+
+def test_whatever_is_used_as_an_index():
+    for pictures, want in ((numbered(), 4), (numbered().take(list(range(11, -1, -1))), 7)):
+        for one in (4, np.int64(4), torch.tensor(4)):
+            assert ((pictures[one][0] + 1) * 127.5).round().item() == want and pictures[one][1].shape == (4,)
+        for many in ([4], slice(4, 5), torch.tensor([4]), np.array([4]), torch.arange(12) == 4):
+            assert ((pictures[many][0] + 1) * 127.5).round().flatten().tolist() == [want]
+            assert pictures[many][1].shape == (1, 4)
+
+
+@pytest.mark.parametrize("key", [None, "0123456789abcdef"])
+def test_different_choices_have_different_keys(key):
+    pictures = numbered(key=key)
+    choices = [[0, 1], [1, 0], [0], [0, 1, 1], [2, 3], list(range(12))[::-1]]
+    keys = {pictures.take(choice).key for choice in choices} | {pictures.key}
+    assert len(keys) == 7 and all(len(one) == 16 for one in keys)
+    assert pictures.take([5, 6, 7]).take([2, 0]).key == pictures.take([7, 5]).key
+
+
+def test_a_known_key_is_not_computed_again(monkeypatch):
+    pictures = numbered(key="0123456789abcdef")
+    monkeypatch.setattr(Pictures, "images", property(lambda self: pytest.fail("all pixels were looked at")))
+    assert pictures.key == "0123456789abcdef" and pictures.take([1]).key != pictures.take([2]).key
+
+
+def test_a_memory_map_is_not_copied(tmp_path):
+    file = np.lib.format.open_memmap(tmp_path / "pixels.npy", "w+", np.uint8, (5, 3, 4, 4))
+    pictures = Pictures(torch.from_numpy(file), torch.ones(5, 4), Attributes("abcd"), "on the disk")
+    file[3] = 255
+    assert pictures.take([3])[0][0].min() == 1 and pictures.where(a=True)[:3][0].max() == -1
+
+
 @pytest.mark.parametrize(
     ("images", "conds"),
     [(torch.zeros(3, 1, 2, 2), torch.eye(10)[:3]), (torch.zeros(3, 2, 2, dtype=torch.uint8), torch.eye(10)[:3])]
@@ -183,6 +260,99 @@ def test_pictures_of_another_form_are_refused(images, conds):
 def test_an_unknown_split_is_refused():
     with pytest.raises(ValueError, match="'train' or 'test'"):
         mnist("valid")
+
+
+@pytest.fixture
+def pencil(monkeypatch, tmp_path):
+    """Stands in for the drawing: a face is one colour, its seed. Keeps what it was asked for, in order."""
+    monkeypatch.delenv("FACELAB_DATA", raising=False)
+    monkeypatch.setenv("FACELAB_CACHE", str(tmp_path / "cache"))
+    asked = []
+
+    def answers(count, seed=0, together=True):
+        rng = np.random.default_rng([seed, together])
+        return torch.from_numpy(rng.choice(np.array([-1, 1], np.int8), (count, len(DRAWN))))
+
+    def draw_many(conds, seeds):
+        assert len(conds) == len(seeds)
+        asked.extend(seeds)
+        colours = torch.tensor([[seed // 1_000_000, seed % 1_000_000 // 256, seed % 256] for seed in seeds])
+        return colours.to(torch.uint8).reshape(-1, 3, 1, 1).expand(-1, 3, 64, 64)
+
+    monkeypatch.setattr(drawn, "answers", answers)
+    monkeypatch.setattr(drawn, "draw_many", draw_many)
+    return asked
+
+
+def test_drawn_faces_are_drawn_once_and_no_split_shares_one_with_another(pencil):
+    train, valid, test = (data.drawn_faces(250, split) for split in ("train", "valid", "test"))
+    assert len(set(pencil)) == len(pencil) == 750
+    assert train.shape == (3, 64, 64) and train.attributes == DRAWN and len(train) == len(valid) == len(test) == 250
+    assert [train.images[i, :, 5, 5].tolist() for i in (0, 249)] == [[0, 0, 0], [0, 0, 249]]
+    assert train.conds.tolist() == drawn.answers(250, 0).tolist()
+    assert not torch.equal(train.conds, valid.conds) and not torch.equal(test.conds, valid.conds)
+    assert "250 drawn faces, train, attributes together" in train.source
+    again = data.drawn_faces(250, "train")
+    assert len(pencil) == 750 and again.key == train.key != valid.key
+    assert data.drawn_faces(250, "score").key == test.key
+
+
+def test_how_many_are_drawn_where_nobody_says(pencil, monkeypatch):
+    assert data.DRAWN_COUNTS == {"train": 20_000, "valid": 2_000, "test": 2_000}
+    monkeypatch.setattr(data, "DRAWN_COUNTS", {"train": 7, "valid": 3, "test": 2})
+    assert [len(data.faces(split)) for split in ("train", "valid", "score")] == [7, 3, 2]
+
+
+def test_every_choice_draws_other_faces(pencil):
+    faces = [
+        data.drawn_faces(20),
+        data.drawn_faces(20, together=False),
+        data.drawn_faces(20, seed=1),
+        data.drawn_faces(21),
+    ]
+    assert len({one.key for one in faces}) == 4 and len(pencil) == 81
+    assert "independent" in faces[1].source and not torch.equal(faces[1].conds, faces[0].conds)
+    assert not set(map(tuple, faces[2].images[:, :, 0, 0].tolist())) & set(
+        map(tuple, faces[0].images[:, :, 0, 0].tolist())
+    )
+
+
+@pytest.mark.parametrize("file", [drawn, portrait])
+def test_another_way_of_drawing_draws_anew_and_that_is_said(pencil, monkeypatch, tmp_path, file):
+    data.drawn_faces(5)
+    (tmp_path / "drawn.py").write_text("# a better pencil")
+    monkeypatch.setattr(file, "__file__", str(tmp_path / "drawn.py"))
+    with pytest.warns(UserWarning, match="5 drawn faces, train had been prepared by another recipe"):
+        data.drawn_faces(5)
+    assert len(pencil) == 10
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"split": "Train"}, "'valid', 'test' or 'score', got 'Train'"),
+        ({"count": 0}, "count must be from 1"),
+        ({"count": 1_000_001}, "count must be from 1"),
+        ({"count": 5, "seed": -1}, "seed from 0"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(pencil, wrong, says):
+    with pytest.raises(ValueError, match=says):
+        data.drawn_faces(**wrong)
+    assert pencil == []
+
+
+def test_without_celeba_faces_are_drawn_and_the_source_says_why(pencil):
+    faces = data.faces("valid", drawn=4)
+    assert faces.attributes == DRAWN and len(faces) == 4
+    assert "4 drawn faces, valid" in faces.source and "no CelebA is in FACELAB_DATA" in faces.source
+    assert data.faces("valid", "drawn", drawn=4).source.endswith("(as asked)")
+    assert "independent" in data.faces("valid", drawn=4, together=False).source
+    assert data.faces("score", drawn=4).source.startswith("4 drawn faces, test")
+    with pytest.raises(ValueError, match="no pictures of CelebA"):
+        data.faces("valid", "celeba")
+    with pytest.raises(ValueError, match="'celeba' or 'drawn', got 'real'"):
+        data.faces("valid", "real")
 
 
 def test_the_shared_files_are_the_official_ones():

@@ -1,7 +1,9 @@
 """Pictures and curves with their words; measured shares with their intervals."""
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from facelab import plots, pretrained
 from facelab.attributes import CELEBA, DIGITS
@@ -123,3 +125,32 @@ def test_the_shipped_digits_have_the_names_that_others_call():
 def test_an_unknown_result_is_refused(name):
     with pytest.raises(ValueError, match="no recorded result"):
         pretrained.results(name)
+
+
+def test_bars_tell_lowest_and_highest_and_leave_gaps():
+    drawn = plots.bars(
+        {"here": [0.5, 0.1, float("nan")], "there": [0.2, 0.9, 0.4]}, ["Hat", "Smile", "Beard"], x="share"
+    )
+    assert "here from 0.10 (Smile) to 0.50 (Hat)" in drawn.alt and "there from 0.20 (Hat) to 0.90 (Smile)" in drawn.alt
+
+
+def test_heat_tells_what_goes_together_and_what_does_not():
+    drawn = plots.heat([[1, 0.3, -0.8], [0.3, 1, 0.1], [-0.8, 0.1, 1]], ["Hat", "Smile", "Beard"], title="together")
+    assert "highest Hat with Smile 0.30" in drawn.alt and "lowest Hat with Beard -0.80" in drawn.alt
+
+
+def test_blocks_tell_every_station():
+    drawn = plots.blocks([("stem", 32, 64, 896, False), ("middle", 64, 8, 181_504, True)], title="A net")
+    assert drawn.alt == (
+        "A net: stem 32 channels at 64x64, 896 parameters; middle 64 channels at 8x8, 181,504 parameters, told."
+    )
+
+
+def test_a_grid_of_photographs_is_small_on_the_page_and_whole_in_a_file(tmp_path):
+    many = torch.rand(12, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    grid = plots.show(many, 4)
+    bundle, metadata = grid._repr_mimebundle_()
+    assert "image/png" not in bundle and metadata["image/jpeg"]["alt"] == grid.alt and 'alt="12' in bundle["text/html"]
+    assert len(bundle["image/jpeg"]) < len(grid.png)
+    saved = np.asarray(Image.open(grid.save(tmp_path / "grid.png")))
+    assert (saved[:64, :64] == plots.to_uint8(many[:1])[0]).all()

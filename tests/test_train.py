@@ -79,7 +79,7 @@ def test_dropout_and_running_statistics_resume_to_the_same_bits(tmp_path):
     for i, make in enumerate(
         (lambda: tiny(dropout=0.3), lambda: AttributeClassifier((1, 8, 8), channels=(8, 8), exclusive=True))
     ):
-        recipe = Recipe(48, batch=8, forget=False)
+        recipe = Recipe(48, batch=8, forget="never")
         whole = fit(make(), pictures(), recipe, keep=tmp_path / f"a{i}", progress=False)
         for progress in training(make(), pictures(), recipe, keep=tmp_path / f"b{i}"):
             if progress.step == 3:
