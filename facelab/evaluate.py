@@ -67,7 +67,8 @@ def compare_faces(net: Denoiser, which: str, count: int, steps: int = 10) -> dic
     """What a table of recipes tells of a net that draws faces: asked = read with all said and with one said, and distance."""
     real, judge = data.faces("score", which), load(JUDGES[which]).classifier
     near, far = (metrics.efficientnet_features(real.images[part]) for part in _halves(count))
-    rows, names = real.conds[:count].float(), [name for name in TWELVE if name in net.attributes.names]
+    rows, both = real.conds[:count].float(), (real.conds > 0).any(0) & (real.conds < 0).any(0)
+    names = [name for name in TWELVE if name in net.attributes.names and both[net.attributes.index(name)]]
     alone = control.requests(real.conds, net.attributes, max(2, count // 2 // len(names)), 1, names)
     found = {"floor": round(metrics.frechet_distance(near, far), 1)}
     for said, cond, scales in (("all", rows, (1.0, 2.0)), ("one", alone, (2.0,))):

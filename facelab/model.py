@@ -42,6 +42,8 @@ class Denoiser(ModelMixin, ConfigMixin):
         channels, layers, attention: width of each level, ResNet blocks a level, self-attention yes or no a level.
         head_width: channels of one attention head.
         patch: pixels are folded into channels this many times a side before the U-Net sees them (1: not at all).
+        amplify: make few answers as loud as many: cond times sqrt(K / said), where said is the sum of its sizes, at least 1.
+            Without it a request of one attribute in forty reaches the first layer at a sixth of a whole description's size.
         time_shift: "scale_shift" lets the embedding scale and shift every block's features, "default" only adds.
         seed: the initial weights are a function of it.
 
@@ -67,6 +69,7 @@ class Denoiser(ModelMixin, ConfigMixin):
         dropout: float = 0.0,
         time_shift: str = "scale_shift",
         seed: int = 0,
+        amplify: bool = False,
     ):
         super().__init__()
         for word, known in ((predicts, PREDICTIONS), (condition, CONDITIONS), (schedule, SCHEDULES)):
@@ -149,6 +152,8 @@ class Denoiser(ModelMixin, ConfigMixin):
         # The tick's sinusoids were made for a thousand ticks, so another number is stretched to that.
         now = now * (1000 / self.config.ticks)
         x = F.pixel_unshuffle(x, patch)
+        if self.config.amplify:
+            cond = cond * (cond.shape[1] / cond.abs().sum(1, keepdim=True).clamp(min=1)).sqrt()
         if self.config.condition == "channels":
             x = torch.cat([x, self.embed(cond)[:, :, None, None].expand(-1, -1, *x.shape[2:])], 1)
         labels = self.embed(cond) if self.config.condition == "embedding" else None

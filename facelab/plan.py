@@ -79,10 +79,10 @@ class Plan:
     class are read back; `figure` are drawn a row; `draws` settle a mean or a variance; `bound` is the share of asked
     digits that the lesson's own training must reach, read guided.
 
-    `faces` trains the net that draws faces (a `drawn_net` where they are drawn ones), `small` the small one that lesson 03
-    trains while one waits, `faces_judge` their classifier; `drawn` faces are drawn to train on; `scored` are drawn by a
-    net and scored; `faces_bound` is the balanced share of what was asked that the lesson's own small training must reach
-    on drawn faces.
+    `faces` trains the net that draws faces, `small` the small one that lesson 03 trains while one waits, `faces_judge`
+    their classifier; drawn faces have a `drawn_net` and a `drawn_judge_net` of their own, and `drawn` of them are drawn
+    to train on. `scored` faces are drawn by a net and scored; `faces_bound` is the balanced share of what was asked that
+    the lesson's own small training must reach on drawn faces.
     """
 
     name: str
@@ -100,6 +100,7 @@ class Plan:
     small_net: dict
     faces_judge: Recipe
     faces_judge_net: dict
+    drawn_judge_net: dict
     drawn: int
     scored: int
     faces_bound: float
@@ -112,11 +113,13 @@ ATTENTIVE = SMALL | {"attention": (False, True)}
 WON = {"lr": 2e-3, "ticks": "logit-normal"}
 
 # Faces: most of the work is done at 16x16 and below, where a picture has fewest pixels and a net most to say.
-FACES = {"channels": (32, 96, 192), "attention": (False, False, True), "patch": 2}
-DRAWN_FACES = {"channels": (32, 64, 128), "attention": (False, False, True), "patch": 2}
-SMALL_FACES = {"channels": (32, 64, 128), "attention": (False, False, True), "patch": 4}
-TINY_FACES = {"channels": (32, 32), "attention": (False, False), "patch": 4}
+FACES = {"channels": (32, 96, 192), "attention": (False, False, True), "patch": 2, "amplify": True}
+DRAWN_FACES = {"channels": (32, 64, 128), "attention": (False, False, True), "patch": 2, "amplify": True}
+SMALL_FACES = {"channels": (32, 64, 128), "attention": (False, False, True), "patch": 4, "amplify": True}
+TINY_FACES = {"channels": (32, 32), "attention": (False, False), "patch": 4, "amplify": True}
 READER = {"channels": (32, 64, 96, 144), "blocks": (0, 1, 1, 1), "dropout": 0.3}
+# Drawn faces tell by small things in places that vary by themselves, so they are read on finer maps.
+DRAWN_READER = {"channels": (32, 64, 96), "blocks": (0, 1, 1), "dropout": 0.1}
 TINY_READER = {"channels": (16, 32, 32), "dropout": 0.0}
 PATIENT = {"lr": 2e-3, "ticks": "logit-normal", "flip": True}
 READING = {"flip": True, "shift": 3, "forget": "never", "weight_decay": 0.05}
@@ -166,6 +169,7 @@ PLANS = {
             small_net=TINY_FACES,
             faces_judge=Recipe(1_600, 32, **READING),
             faces_judge_net=TINY_READER,
+            drawn_judge_net=TINY_READER,
             drawn=800,
             scored=40,
             faces_bound=0.5,
@@ -186,6 +190,7 @@ PLANS = {
             small_net=SMALL_FACES,
             faces_judge=Recipe(160_000, 64, **READING),
             faces_judge_net=READER,
+            drawn_judge_net=DRAWN_READER,
             drawn=12_000,
             scored=200,
             faces_bound=0.7,
@@ -206,6 +211,7 @@ PLANS = {
             small_net=SMALL_FACES,
             faces_judge=Recipe(640_000, 64, **READING),
             faces_judge_net=READER,
+            drawn_judge_net=DRAWN_READER,
             drawn=20_000,
             scored=600,
             faces_bound=0.8,
@@ -227,6 +233,7 @@ PLANS = {
             small_net=SMALL_FACES,
             faces_judge=Recipe(1_600_000, 64, **READING),
             faces_judge_net=READER,
+            drawn_judge_net=DRAWN_READER,
             drawn=20_000,
             scored=600,
             faces_bound=0.8,

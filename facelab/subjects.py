@@ -99,16 +99,20 @@ def faces(row: Plan, told: argparse.Namespace) -> Subject:
 def faces_judge(row: Plan, told: argparse.Namespace) -> Subject:
     """The classifier that reads faces back. Drawn faces are shown to it with attributes that do not go together."""
     which, pictures = _faces(row, told, together=False)
+    recipe, settings = row.faces_judge, row.faces_judge_net
+    if which == "drawn":
+        recipe, settings = dataclasses.replace(recipe, shift=0, lr=2e-3), row.drawn_judge_net
     rates = (pictures.conds > 0).float().mean(0).clamp(0.001, 0.999).tolist()
 
     def net(**changes):
-        settings = row.faces_judge_net | {"rates": rates, "seed": told.seed} | changes
-        return AttributeClassifier(pictures.shape, pictures.attributes.names, **settings)
+        return AttributeClassifier(
+            pictures.shape, pictures.attributes.names, **(settings | {"rates": rates, "seed": told.seed} | changes)
+        )
 
     def score(judge):
         return score_judge(judge, data.faces("score", which, together=False))
 
-    return Subject(net, row.faces_judge, pictures, score, _licence(which))
+    return Subject(net, recipe, pictures, score, _licence(which))
 
 
 def _faces(row, told, together):
@@ -138,7 +142,7 @@ WALKS = {
     # The last one is ours; those before it that differ in how they are told or forget change one thing of it.
     "faces-recipes": {
         "eps, channels": (
-            COSINE | {"predicts": "eps", "condition": "channels", "time_shift": "default"},
+            COSINE | {"predicts": "eps", "condition": "channels", "time_shift": "default", "amplify": False},
             {"ticks": "uniform", "forget": "never"},
         ),
         "eps, embedding": (COSINE | {"predicts": "eps"}, {"ticks": "uniform"}),
@@ -146,6 +150,7 @@ WALKS = {
         "straight": ({}, {"ticks": "uniform"}),
         "told by channels": ({"condition": "channels"}, {}),
         "told nothing": ({"condition": "none"}, {}),
+        "not amplified": ({"amplify": False}, {}),
         "nothing forgotten": ({}, {"forget": "never"}),
         "all or nothing": ({}, {"forget": "whole"}),
         "ours": ({}, {}),

@@ -14,7 +14,7 @@ from facelab import train as module
 from facelab.attributes import Attributes
 from facelab.data import Pictures
 from facelab.plan import Recipe
-from facelab.train import Batch, forget_some
+from facelab.train import Batch, forget_some, forget_whole
 
 
 def luck(seed=0):
@@ -145,3 +145,36 @@ def test_processes_share_a_batch_without_rest(world):
         parts = torch.cat([getattr(share, name) for share in shares])
         order = torch.cat([torch.arange(8)[rank::world] for rank in range(world)])
         assert torch.equal(parts, whole[order])
+
+
+def test_a_whole_condition_is_forgotten_one_time_in_ten():
+    count = 20_000
+    left = forget_whole(torch.ones(count, 5), luck()).sum(1)
+    assert set(left.tolist()) == {0.0, 5.0}
+    is_share((left == 0).double().mean(), 0.1, count)
+
+
+def dot(at=4, side=9, count=400) -> Pictures:
+    images = torch.zeros(count, 1, side, side, dtype=torch.uint8)
+    images[:, :, at, at] = 255
+    return Pictures(images, torch.ones(count, 1), Attributes(["Hat"]), "a dot each")
+
+
+def test_shifted_pictures_lie_up_to_so_many_pixels_off_either_way():
+    where = (Batch.draw(dot(), Recipe(400, 400, shift=2, forget="never"), 0).x_0 > 0).nonzero()[:, 2:] - 4
+    assert len(where) == 400
+    for axis in (0, 1):
+        assert set(where[:, axis].tolist()) == {-2, -1, 0, 1, 2}
+
+
+def test_a_shift_repeats_the_edge_and_mixes_no_pictures():
+    pictures = torch.arange(2 * 3 * 16.0).reshape(2, 3, 4, 4)
+    down, left = module._moved(pictures, torch.tensor([[1, 0], [0, -2]]))
+    assert_close(down, pictures[0][:, [0, 0, 1, 2]])
+    assert_close(left, pictures[1][:, :, [2, 3, 3, 3]])
+
+
+def test_without_a_shift_nothing_moves_and_luck_is_the_same():
+    plain, shifted = (Batch.draw(dot(), Recipe(400, 8, shift=by), 0) for by in (0, 3))
+    assert torch.equal(plain.eps, shifted.eps) and torch.equal(plain.t, shifted.t)
+    assert (plain.x_0[:, 0, 4, 4] == 1).all()

@@ -128,3 +128,15 @@ def test_an_interrupted_watch_says_how_to_go_on(capsys):
     with pytest.raises(KeyboardInterrupt):
         watch(steps(5, stop=3))
     assert "Stopped at step 2. Run this cell again" in capsys.readouterr().out
+
+
+def test_stations_are_passed_in_order_and_count_what_is_there():
+    net = Denoiser((3, 32, 32), ("a", "b"), channels=(16, 32), attention=(False, True), patch=2)
+    passed = lessons.stations(net)
+    assert [name for name, *_ in passed] == ["stem", "down 1", "down 2", "middle", "up 1", "up 2", "head"]
+    assert passed[0][1:3] == (16, 16) and passed[3][1:3] == (32, 8) and passed[-1][1:3] == (12, 16)
+    blocks = sum(count for *_, count, _ in passed)
+    others = [net.unet.time_embedding, net.unet.conv_norm_out, net.embed]
+    assert blocks == sum(p.numel() for p in net.parameters()) - sum(p.numel() for m in others for p in m.parameters())
+    assert [told for *_, told in passed] == [False, True, True, True, True, True, False]
+    assert not net.unet.conv_in._forward_hooks

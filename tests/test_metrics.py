@@ -239,7 +239,8 @@ def test_moments_do_not_depend_on_how_many_rows_are_taken_at_once(rows, monkeypa
 
 def test_frechet_where_it_is_degenerate():
     x, constant = draws(10, 30), torch.ones(4, 30)
-    assert frechet_distance(x, x) == pytest.approx(0, abs=1e-10) and frechet_distance(x, x) >= 0
+    for same in (draws(10, 30, seed) for seed in range(30)):
+        assert 0 <= frechet_distance(same, same) < 1e-10
     assert frechet_distance(constant, 3 * constant) == pytest.approx(120)
     spread = (x.mean(0) - 1).square().sum() + torch.cov(x.T).trace()
     assert frechet_distance(x, constant) == pytest.approx(spread.item())
@@ -286,6 +287,17 @@ def test_influence_and_bootstrap_agree_where_models_differ(size):
     assert quick.high - quick.low == pytest.approx(slow.high - slow.low, rel=0.25)
     assert frechet_difference(real, a, b, 20, seed=1) == frechet_difference(real, a, b, 20, seed=1)
     assert frechet_difference(real, a, b, 20, seed=1) != frechet_difference(real, a, b, 20, seed=2)
+
+
+@pytest.mark.parametrize("size", [3, 9])
+def test_influence_is_what_one_more_copy_of_a_picture_does(size):
+    a, b = draws(6, size).exp(), draws(8, size, 1, mean=0.5)
+    for felt, x, other in zip(metrics._influence(a, moments(a), b, moments(b)), (a, b), (b, a), strict=True):
+        # Among a thousand copies of all, so that it moves the distance by little.
+        many = x.repeat(1000, 1)
+        moved = [frechet_distance(torch.cat([many, one[None]]), other) * len(many) for one in x]
+        moved = torch.tensor(moved).double()
+        assert_close(moved - moved.mean(), felt - felt.mean(), rtol=0.01, atol=0.01)
 
 
 @pytest.mark.parametrize(("first", "second"), [(0.0, 0.0), (0.4, -0.4)], ids=["alike", "on two sides"])

@@ -7,6 +7,7 @@ import oracle
 import pytest
 import torch
 from oracle import NAMES, SHAPE, Fake, ideal_set, pictures, randn, refused, tiny
+from torch.nn import functional as F
 from torch.testing import assert_close
 
 from facelab import pretrained, train
@@ -343,3 +344,42 @@ def test_a_judge_s_weights_are_its_seed_s():
 
 def test_the_fake_network_of_these_tests_heeds_its_condition():
     assert (Fake()(X_T, 0, COND[:1]) - Fake()(X_T, 0, -COND[:1])).abs().max() > 0.1
+
+
+def test_with_rates_a_judge_learns_evidence_beyond_the_share():
+    names, rates = ("a", "b"), (0.02, 0.7)
+    plain, adjusted = (AttributeClassifier((1, 8, 8), names, channels=(8,), rates=r).eval() for r in (None, rates))
+    x, conds = (
+        torch.randn(6, 1, 8, 8).clamp(-1, 1),
+        torch.tensor([[1.0, -1], [-1, 1], [0, 1], [1, 0], [-1, -1], [1, 1]]),
+    )
+    logits = plain(x)
+    assert torch.equal(logits, adjusted(x))  # reading is on the evidence alone
+    shifted = logits + torch.tensor([math.log(0.02 / 0.98), math.log(0.7 / 0.3)])
+    each = F.binary_cross_entropy_with_logits(shifted, (conds > 0).float(), reduction="none") * (conds != 0)
+    assert_close(adjusted.loss(x, conds), each.sum(1) / (conds != 0).sum(1))
+    for wrong in ((0.5,), (0.0, 0.5), (0.5, 1.0)):
+        with pytest.raises(ValueError, match="2 shares between 0 and 1"):
+            AttributeClassifier((1, 8, 8), names, rates=wrong)
+
+
+def test_residual_blocks_stand_where_they_are_asked_for():
+    plain, deeper = (AttributeClassifier((3, 16, 16), ("a",), channels=(8, 16), blocks=b) for b in ((), (0, 2)))
+    more = sum(p.numel() for p in deeper.parameters()) - sum(p.numel() for p in plain.parameters())
+    assert more == 2 * (2 * 9 * 16 * 16 + 2 * 2 * 16) and deeper(torch.zeros(1, 3, 16, 16)).shape == (1, 1)
+
+
+def test_few_answers_are_told_as_loudly_as_many():
+    settings = {"shape": (1, 8, 8), "names": ("a", "b", "c", "d"), "channels": (32,), "attention": (False,)}
+    plain, loud = (Denoiser(**settings, amplify=on) for on in (False, True))
+    x_t = randn(1, 1, 8, 8, dtype=torch.float32)
+    for cond, times in (
+        ([1, -1, 1, 1], 1.0),  # a whole description is as loud as it was
+        ([0, -1, 0, 0], 2.0),  # sqrt(4 / 1)
+        ([0, -1, 0, 1], 2**0.5),
+        ([0, 0.5, 0, 0], 2.0),  # half a wish stays half a wish
+        ([0, 0, 0, 0], 1.0),
+    ):
+        cond = torch.tensor([cond], dtype=torch.float32)
+        assert_close(loud(x_t, 500, cond), plain(x_t, 500, cond * times))
+    assert not Denoiser(**settings).config.amplify

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from facelab import checkpoints, train
+from facelab import checkpoints, pretrained, train
 from facelab.__main__ import main
 from facelab.attributes import DIGITS
 from facelab.data import Pictures
@@ -384,6 +384,33 @@ def test_train_writes_weights_card_and_checkpoints_and_resumes(tmp_path, capsys,
     assert main(["train", "digits", *words[1:]]) == 0 and "finished earlier" in capsys.readouterr().err
     assert main(["sample", "7", "--model", str(tmp_path), "--out", str(tmp_path / "seven.png")]) == 0
     assert (tmp_path / "seven.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_second_leg_goes_on_from_the_first_and_tells_of_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("FACELAB_DATA", "")
+    words = ("train", "digits", "--plan", "ci", "--pictures", "64")
+    assert main([*words, "--out", str(tmp_path / "one")]) == 0
+    begun = {}
+    whole = train._Run.__init__
+
+    def init(self, net, *rest):
+        begun.update({name: value.clone() for name, value in net.state_dict().items()})
+        whole(self, net, *rest)
+
+    monkeypatch.setattr(train._Run, "__init__", init)
+    assert main([*words, "--start", str(tmp_path / "one"), "--out", str(tmp_path / "two")]) == 0
+    one, two = (pretrained.load(str(tmp_path / leg)) for leg in ("one", "two"))
+    for name, value in one.denoiser.state_dict().items():
+        assert torch.equal(begun[name], value)
+    assert two.card["recipe"]["start"] == one.card["sha256"][:16] and one.card["recipe"]["start"] == ""
+    assert [leg["sha256"] for leg in two.card["legs"]] == [one.card["sha256"]] and "legs" not in one.card
+    assert two.card["command"].endswith("--start one --out DIR") and two.card["sha256"] != one.card["sha256"]
+
+
+def test_weights_of_another_net_cannot_be_started_from(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FACELAB_DATA", "")
+    assert main(["train", "digits", "--plan", "ci", "--start", "digits", "--out", str(tmp_path)]) == 2
+    assert "another architecture" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
