@@ -40,7 +40,7 @@ def _sample(told) -> None:
         if twice:
             raise ValueError(f"{', '.join(sorted(twice))} is said twice: say it once.")
         said = [{name: value for wish in said for name, value in wish.items()}]
-    where, steps = plan.device(), told.steps or CALLS.get(name, 20)
+    where, steps = plan.device(), CALLS.get(name, 20) if told.steps is None else told.steps
     wishes = model.attributes.encode_many(said)
     net, cond = net.to(where), wishes.repeat_interleave(told.count, 0).to(where)
     x_T = noise(told.count, model.shape, told.seed).repeat(len(wishes), 1, 1, 1).to(where)

@@ -7,6 +7,7 @@ picture, so that a stopped evaluation goes on.
 """
 
 import argparse
+import functools
 import json
 import time
 from pathlib import Path
@@ -52,7 +53,7 @@ def score_faces(net: Denoiser, which: str, count: int, steps: int = 20) -> dict:
     """
     real = data.faces("score", which)
     judge, told = load(JUDGES[which]).classifier, real.conds[:count].float()
-    near, far = (metrics.efficientnet_features(real.images[part]) for part in _halves(count))
+    near, far = _halves_of(which, count)
     scores = {"counted on": real.source, "distance, floor": round(metrics.frechet_distance(near, far), 1)}
     for name, scale in (("plain", 1.0), ("guided at 2", 2.0)):
         drawn = control.ask(net, told, steps, scale, progress=True)
@@ -63,10 +64,18 @@ def score_faces(net: Denoiser, which: str, count: int, steps: int = 20) -> dict:
     return scores
 
 
+@functools.lru_cache(maxsize=2)
+def _halves_of(which: str, count: int) -> tuple[Tensor, Tensor]:
+    """The features of `count` real faces, and of as many others."""
+    real = data.faces("score", which)
+    near, far = (metrics.efficientnet_features(real.images[part]) for part in _halves(count))
+    return near, far
+
+
 def compare_faces(net: Denoiser, which: str, count: int, steps: int = 10) -> dict:
     """What a table of recipes tells of a net that draws faces: asked = read with all said and with one said, and distance."""
     real, judge = data.faces("score", which), load(JUDGES[which]).classifier
-    near, far = (metrics.efficientnet_features(real.images[part]) for part in _halves(count))
+    near, far = _halves_of(which, count)
     rows, both = real.conds[:count].float(), (real.conds > 0).any(0) & (real.conds < 0).any(0)
     names = [name for name in TWELVE if name in net.attributes.names and both[net.attributes.index(name)]]
     alone = control.requests(real.conds, net.attributes, max(2, count // 2 // len(names)), 1, names)

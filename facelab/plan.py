@@ -81,8 +81,8 @@ class Plan:
 
     `faces` trains the net that draws faces, `small` the small one that lesson 03 trains while one waits, `faces_judge`
     their classifier; drawn faces have a `drawn_net` and a `drawn_judge_net` of their own, and `drawn` of them are drawn
-    to train on. `scored` faces are drawn by a net and scored; `faces_bound` is the balanced share of what was asked that
-    the lesson's own small training must reach on drawn faces.
+    to train on. `scored` faces are drawn by a net and scored; `faces_bound` is how much of
+    its first loss the lesson's own small training may still have at its end.
     """
 
     name: str
@@ -172,7 +172,7 @@ PLANS = {
             drawn_judge_net=TINY_READER,
             drawn=800,
             scored=40,
-            faces_bound=0.5,
+            faces_bound=0.8,
         ),
         Plan(
             "laptop",
@@ -193,7 +193,7 @@ PLANS = {
             drawn_judge_net=DRAWN_READER,
             drawn=12_000,
             scored=200,
-            faces_bound=0.7,
+            faces_bound=0.5,
         ),
         Plan(
             "colab",
@@ -214,7 +214,7 @@ PLANS = {
             drawn_judge_net=DRAWN_READER,
             drawn=20_000,
             scored=600,
-            faces_bound=0.8,
+            faces_bound=0.4,
         ),
         Plan(
             "full",
@@ -236,7 +236,7 @@ PLANS = {
             drawn_judge_net=DRAWN_READER,
             drawn=20_000,
             scored=600,
-            faces_bound=0.8,
+            faces_bound=0.4,
         ),
     )
 }

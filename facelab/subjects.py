@@ -90,7 +90,7 @@ def faces(row: Plan, told: argparse.Namespace) -> Subject:
         return score_faces(net, which, row.scored)
 
     def compare(net):
-        return compare_faces(net, which, row.scored)
+        return compare_faces(net, which, row.scored // 2)
 
     shown = data.faces("score", which).conds[:10].float()
     return Subject(net, recipe, pictures, score, _licence(which), compare, shown, steps=20)
