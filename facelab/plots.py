@@ -28,18 +28,16 @@ class Illustration:
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         # JupyterLab drops the alt text of a bare image, so the page gets an <img>, and those who cannot show it the image.
-        kind, shown = self._for_the_page()
-        code = base64.b64encode(shown).decode()
-        img = f'<img src="data:{kind};base64,{code}" alt="{html.escape(self.alt)}" style="max-width: 100%">'
-        return {"text/html": img, kind: code, "text/plain": self.alt}, {kind: {"alt": self.alt}}
-
-    def _for_the_page(self) -> tuple[str, bytes]:
-        # Colour photographs as PNG would fill a notebook with a few grids; what is saved to a file stays a PNG.
-        if len(self.png) < 40_000 or self.image.mode != "RGB":
-            return "image/png", self.png
-        out = io.BytesIO()
-        self.image.save(out, "JPEG", quality=90, subsampling=0)
-        return "image/jpeg", out.getvalue()
+        img = '<img src="data:{};base64,{}" alt="{}" style="max-width: 100%">'
+        if len(self.png) > 40_000 and self.image.mode == "RGB":
+            # Grids of faces as PNG, and twice, would fill a notebook; what is saved to a file stays a PNG.
+            out = io.BytesIO()
+            self.image.save(out, "JPEG", quality=70)
+            page = img.format("image/jpeg", base64.b64encode(out.getvalue()).decode(), html.escape(self.alt))
+            return {"text/html": page, "text/plain": self.alt}, {}
+        code = base64.b64encode(self.png).decode()
+        page = img.format("image/png", code, html.escape(self.alt))
+        return {"text/html": page, "image/png": code, "text/plain": self.alt}, {"image/png": {"alt": self.alt}}
 
     @property
     def image(self) -> Image.Image:
