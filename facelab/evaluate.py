@@ -42,9 +42,6 @@ def score_judge(judge: AttributeClassifier, real: data.Pictures) -> dict:
     }
 
 
-JUDGES = {"celeba": "judge", "drawn": "drawn-judge"}
-
-
 def score_faces(net: Denoiser, which: str, count: int, steps: int = 20) -> dict:
     """What a card tells of a net that draws faces: asked = read over all attributes, and the distance to real faces.
 
