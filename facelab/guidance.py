@@ -2,14 +2,16 @@
 
     x_0_hat = without + scale (with - without)                        (Ho and Salimans 2022, eq. 6, with scale = 1 + w)
 
-Every function takes a denoise call and returns one. Mixing guesses at x_0 is mixing guesses at eps: at a given x_t each
-is affine in the other, and the weights sum to one.
+Every function takes a denoise call and returns one, so they nest. Mixing guesses at x_0 is mixing guesses at eps: at a
+given x_t each is affine in the other, and the weights sum to one.
 """
 
 import math
 
 import torch
 from torch import Tensor
+
+from facelab.attributes import Attributes
 
 
 def classifier_free(denoise, scale: float, away_from: Tensor | None = None):
@@ -26,14 +28,134 @@ def classifier_free(denoise, scale: float, away_from: Tensor | None = None):
     Raises:
         ValueError: for a scale that is no finite number.
     """
-    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not math.isfinite(scale):
-        raise ValueError(f"scale must be a finite number (0 ignores, 1 is plain, above 1 insists), got {scale!r}.")
+    _finite(scale, "scale")
 
     def guided(x_t: Tensor, t, cond: Tensor) -> Tensor:
         cond = cond.expand(len(x_t), -1)
         other = torch.zeros_like(cond) if away_from is None else away_from.to(cond).expand_as(cond)
-        twice = t.repeat(2) if isinstance(t, Tensor) and t.ndim else t
-        told, other = denoise(torch.cat([x_t, x_t]), twice, torch.cat([cond, other])).chunk(2)
+        told, other = _in_one_batch(denoise, x_t, t, [cond, other])
         return other + scale * (told - other)
 
     return denoise if scale == 1 else guided
+
+
+def compositional(denoise, attributes: Attributes, scales: dict[str, float], rest: float = 1.0):
+    """A denoise call with a scale for each named attribute: "very blond, slightly smiling" is {"Blond_Hair": 4, "Smiling": 0.5}.
+
+        x_0_hat = nothing + rest (others - nothing) + sum_k scale_k (only_k - nothing)       (Liu et al. 2022, conjunction)
+
+    Each named attribute speaks alone, the others of the request speak together. Right where, given the picture, they are
+    independent; what goes together in the data (lipstick and Male, say) is counted twice.
+
+    Args:
+        denoise: the call to wrap.
+        attributes: the names that cond is made of.
+        scales: name -> scale, read as in `classifier_free`.
+        rest: the scale of all that is asked and not named here.
+
+    Returns:
+        denoise(x_t, t, cond) -> x_0_hat. All parts go through the network in one batch: as many times the work of a plain
+        call as there are names, and one for nothing, and one for the others if the request says any.
+
+    Raises:
+        ValueError: for an unknown name, no name, or a scale that is no finite number.
+    """
+    places = {attributes.index(name): _finite(scale, f"the scale of {name}") for name, scale in scales.items()}
+    _finite(rest, "rest")
+    if not places:
+        raise ValueError("scales must name at least one attribute: with none, classifier_free says the same.")
+
+    def guided(x_t: Tensor, t, cond: Tensor) -> Tensor:
+        cond = cond.expand(len(x_t), -1)
+        others = cond.clone()
+        others[:, list(places)] = 0
+        parts = [torch.zeros_like(cond), *(_only(cond, place) for place in places)]
+        weights = list(places.values())
+        if others.any():
+            parts, weights = [*parts, others], [*weights, rest]
+        nothing, *told = _in_one_batch(denoise, x_t, t, parts)
+        return nothing + sum(weight * (guess - nothing) for weight, guess in zip(weights, told, strict=True))
+
+    return guided
+
+
+def interval(guided, plain, first: int, last: int):
+    """Guidance for some ticks only: `guided` from tick `first` to tick `last`, both included, `plain` at all others.
+
+    At the noisiest ticks guidance takes variety, at the cleanest it does nothing: Kynkaanniemi et al. 2024. Where it is
+    plain, a call costs half.
+
+    Raises:
+        ValueError: unless 0 <= first <= last.
+    """
+    if not 0 <= first <= last:
+        raise ValueError(f"guidance needs ticks 0 <= first <= last, got {first!r} and {last!r}.")
+
+    def sometimes(x_t: Tensor, t, cond: Tensor) -> Tensor:
+        ticks = torch.as_tensor(t)
+        inside = (ticks >= first) & (ticks <= last)
+        if inside.all() or not inside.any():
+            return (guided if inside.all() else plain)(x_t, t, cond)
+        return torch.where(inside.to(x_t.device).reshape(-1, 1, 1, 1), guided(x_t, t, cond), plain(x_t, t, cond))
+
+    return sometimes
+
+
+def rescaled(guided, plain, share: float = 0.7):
+    """Guidance with the contrast of the plain guess: Lin et al. 2023, section 3.4 (against over-saturation).
+
+    Each picture of the guided guess is scaled to the standard deviation that the plain one has over its pixels, and mixed
+    in by `share`: 0 leaves the guided guess, 1 is all rescaled. A plain call is added to the guided one's two.
+
+    Raises:
+        ValueError: for a share outside [0, 1].
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"share must be from 0 (as it was) to 1 (all rescaled), got {share!r}.")
+
+    def calm(x_t: Tensor, t, cond: Tensor) -> Tensor:
+        loud = guided(x_t, t, cond)
+        spreads = (guess.flatten(1).std(1).reshape(-1, 1, 1, 1) for guess in (plain(x_t, t, cond), loud))
+        wanted, found = spreads
+        # A guess of one colour has no contrast to change.
+        return loud * (1 + share * (torch.where(found > 0, wanted / found, 1) - 1))
+
+    return guided if share == 0 else calm
+
+
+def autoguidance(denoise, weak, scale: float):
+    """Away from what a weaker network gets wrong, both told the same: Karras et al. 2024, weak + scale (strong - weak).
+
+    Args:
+        denoise: the call to wrap.
+        weak: the denoise call of a smaller or shorter trained network.
+        scale: 1 is plain, above 1 moves away from the weak one.
+
+    Raises:
+        ValueError: for a scale that is no finite number.
+    """
+    _finite(scale, "scale")
+
+    def guided(x_t: Tensor, t, cond: Tensor) -> Tensor:
+        poor = weak(x_t, t, cond)
+        return poor + scale * (denoise(x_t, t, cond) - poor)
+
+    return denoise if scale == 1 else guided
+
+
+def _finite(scale, what: str) -> float:
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not math.isfinite(scale):
+        raise ValueError(f"{what} must be a finite number (0 ignores, 1 is plain, above 1 insists), got {scale!r}.")
+    return scale
+
+
+def _in_one_batch(denoise, x_t: Tensor, t, conds: list[Tensor]) -> tuple[Tensor, ...]:
+    """The guesses at x_t under each condition (B, K)."""
+    many = t.repeat(len(conds)) if isinstance(t, Tensor) and t.ndim else t
+    return denoise(x_t.repeat(len(conds), 1, 1, 1), many, torch.cat(conds)).chunk(len(conds))
+
+
+def _only(cond: Tensor, place: int) -> Tensor:
+    only = torch.zeros_like(cond)
+    only[:, place] = cond[:, place]
+    return only

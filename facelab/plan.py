@@ -54,6 +54,8 @@ class Recipe:
         for field, choices in allowed.items():
             if getattr(self, field) not in choices:
                 raise ValueError(f"{field} must be one of {', '.join(choices)}, got {getattr(self, field)!r}.")
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"lr must be a finite number above 0, got {self.lr!r}.")
         if self.pictures < 1 or self.batch < 1:
             raise ValueError(f"pictures and batch must be above 0, got {self.pictures} and {self.batch}.")
 

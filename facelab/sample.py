@@ -1,9 +1,12 @@
-"""Sampling: from pure noise to a picture, one small step at a time (lesson 02).
+"""Sampling: from pure noise to a picture, one small step at a time (lessons 02 and 04).
 
     x_s = signal_s x_0_hat + sigma_s eps_hat                          (Song et al. 2021, eq. 12)
 
 A solver makes one step from tick t to tick s; `trajectory` asks a denoise call and a solver in turn. Neither knows of
 guidance: it is in the denoise call, or it is not.
+
+As x_t = signal_t x_0_hat + sigma_t eps_hat, the step above moves x by (signal_s - signal_t) x_0_hat + (sigma_s - sigma_t)
+eps_hat: Euler's method. What is of second order asks where the two guesses are on the way, and not only where it starts.
 """
 
 import inspect
@@ -45,6 +48,80 @@ class DDIM:
         fresh = self.eta * sigma_s * max(0.0, 1 - (signal_t * sigma_s / (signal_s * sigma_t)) ** 2) ** 0.5
         x_s = signal_s * x_0_hat + max(0.0, sigma_s**2 - fresh**2) ** 0.5 * eps_hat
         return x_s + fresh * noise_like(x_t, self.generator) if fresh else x_s
+
+
+class AdamsBashforth:
+    """Second order at no extra call: the guesses are carried on to half way along the line from the last two.
+
+    The two-step formula of Adams and Bashforth for steps of unequal length (Hairer, Norsett and Wanner 1993, III.5), on
+    Euler's step as it stands above. The first step has no past, and is DDIM's.
+
+    Args:
+        schedule, clip: as for `DDIM`.
+    """
+
+    def __init__(self, schedule: Schedule, clip: bool = True):
+        self.schedule, self.clip, self.past = schedule, clip, None
+
+    def start(self, steps: int) -> list[int]:
+        """The ticks of a new trajectory, from noisy to clean; what was remembered of another one is forgotten."""
+        self.past = None
+        return self.schedule.ticks(steps)
+
+    def step(self, x_t: Tensor, x_0_hat: Tensor, t: int, s: int) -> Tensor:
+        """x_s from x_t, the guess at the clean picture and the guesses of the step before; s = -1 is the clean picture."""
+        x_0_hat, eps_hat = _guesses(self, x_t, x_0_hat, t)
+        before, x_0_before, eps_before = self.past or (t + 1, x_0_hat, eps_hat)
+        self.past = t, x_0_hat, eps_hat
+        on = (t - s) / (before - t) / 2
+        halfway = x_0_hat + on * (x_0_hat - x_0_before), eps_hat + on * (eps_hat - eps_before)
+        x_s = _moved(self.schedule, x_t, *halfway, t, s)
+        return x_s.clamp(-1, 1) if self.clip and s == -1 else x_s
+
+
+class Heun:
+    """Second order by looking before moving: the mean of the guesses at both ends of a step (Karras et al. 2022, algorithm 1).
+
+    Every tick but the first is asked twice: first at the end of Euler's step, which is then done again with the mean of
+    both guesses, then to go on. An even number of calls makes the first step Euler's, and the last one always is.
+
+    Args:
+        schedule, clip: as for `DDIM`.
+    """
+
+    def __init__(self, schedule: Schedule, clip: bool = True):
+        self.schedule, self.clip, self.past = schedule, clip, None
+
+    def start(self, steps: int) -> list[int]:
+        """The ticks of a new trajectory of so many calls, each but the first twice."""
+        if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= 2 * len(self.schedule) - 1:
+            raise ValueError(f"Heun takes from 1 to {2 * len(self.schedule) - 1} calls, got {steps!r}.")
+        first, *others = self.schedule.ticks(steps // 2 + 1)
+        ticks = [first, *(tick for tick in others for _ in range(2))]
+        if steps % 2 == 0:
+            del ticks[1]
+        return ticks
+
+    def step(self, x_t: Tensor, x_0_hat: Tensor, t: int, s: int) -> Tensor:
+        """Euler's x_s; or, where s is t, the x_t to which the mean of both guesses would have led."""
+        x_0_hat, eps_hat = _guesses(self, x_t, x_0_hat, t)
+        if s != t:
+            self.past = x_t, t, x_0_hat, eps_hat
+            signal_s, sigma_s = self.schedule(s)
+            return signal_s * x_0_hat + sigma_s * eps_hat
+        x, before, x_0_before, eps_before = self.past
+        return _moved(self.schedule, x, (x_0_hat + x_0_before) / 2, (eps_hat + eps_before) / 2, before, t)
+
+
+def _guesses(solver, x_t, x_0_hat, t):
+    x_0_hat = x_0_hat.clamp(-1, 1) if solver.clip else x_0_hat
+    signal_t, sigma_t = solver.schedule(t)
+    return x_0_hat, (x_t - signal_t * x_0_hat) / sigma_t
+
+
+def _moved(schedule, x_t, x_0_hat, eps_hat, t, s):
+    (signal_t, sigma_t), (signal_s, sigma_s) = schedule(t), schedule(s)
+    return x_t + (signal_s - signal_t) * x_0_hat + (sigma_s - sigma_t) * eps_hat
 
 
 class DDPM:

@@ -375,6 +375,9 @@ def arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("--net", choices=KINDS_OF_NET, default="ours", help="faces: which network")
     parser.add_argument("--pictures", type=int, help="pictures seen, in place of the plan's")
+    parser.add_argument(
+        "--lr", type=float, help="the highest learning rate, in place of the plan's: a later leg needs less"
+    )
     parser.add_argument("--start", metavar="WEIGHTS", help="go on from these weights, a name or a folder: another leg")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where weights, card and checkpoints go")
     parser.add_argument(
@@ -403,7 +406,7 @@ def main(argv: list[str] | None = None) -> int:
 def _subject(told: argparse.Namespace) -> tuple[Plan, Subject, Recipe]:
     row = plan(told.plan)
     subject = SUBJECTS[told.subject.removesuffix("-recipes")](row, told)
-    changed = {"seed": told.seed} | ({} if told.pictures is None else {"pictures": told.pictures})
+    changed = {name: getattr(told, name) for name in ("seed", "pictures", "lr") if getattr(told, name) is not None}
     print(subject.pictures.source)
     return row, subject, dataclasses.replace(subject.recipe, **changed)
 
@@ -451,6 +454,7 @@ def _words(told: argparse.Namespace, row: Plan, recipe: Recipe) -> str:
     if told.subject == "faces":
         words += [f"--net {told.net}"]
     words += [f"--plan {row.name} --pictures {recipe.pictures} --seed {recipe.seed}"]
+    words += [] if told.lr is None else [f"--lr {told.lr:g}"]
     return " ".join([*words, f"--start {Path(told.start).name}"] if told.start else words)
 
 

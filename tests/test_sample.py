@@ -1,5 +1,7 @@
 """Steps equal diffusers', trajectories equal their own recursion, and every solver draws the Gaussian it should."""
 
+import itertools
+
 import diffusers
 import oracle
 import pytest
@@ -10,16 +12,17 @@ from diffusers import (
     DEISMultistepScheduler,
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
     UniPCMultistepScheduler,
 )
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import BETAS, SHAPE, Fake, randn, refused, tiny
+from oracle import BETAS, SHAPE, Fake, Gaussians, randn, refused, tiny
 from torch.testing import assert_close
 
 from facelab import sample as module
 from facelab.ideal import GaussianDenoiser, IdealDenoiser
-from facelab.sample import DDIM, DDPM, FromDiffusers, noise, noise_like, sample, trajectory
+from facelab.sample import DDIM, DDPM, AdamsBashforth, FromDiffusers, Heun, noise, noise_like, sample, trajectory
 from facelab.schedule import SCHEDULES, cosine, linear, straight
 
 EVERY = {name: make() for name, make in SCHEDULES.items()}
@@ -409,3 +412,121 @@ def test_fresh_noise_is_drawn_on_the_cpu(monkeypatch):
 def test_a_generator_makes_fresh_noise_repeatable(solver):
     one, again, other = (sample(Fake(), X_T, COND, solver(luck(seed)), 5) for seed in (1, 1, 2))
     assert torch.equal(one, again) and not torch.equal(one, other)
+
+
+# Second order.
+
+SECOND = {"Heun": Heun, "AdamsBashforth": AdamsBashforth}
+
+
+@pytest.mark.parametrize("calls", [1, 3, 9, 19, 99])
+def test_heun_steps_as_diffusers_does(calls):
+    """On the straight schedule, step for step; diffusers' own takes its velocities at every tick but the first twice."""
+    made = straight()
+    reference = FlowMatchHeunDiscreteScheduler(num_train_timesteps=1000)
+    sigmas = torch.tensor([made(t)[1] for t in made.ticks(calls // 2 + 1)] + [0.0])
+    # Its own spacing ends elsewhere, so it gets our ticks, doubled as it doubles its own.
+    reference.set_timesteps(calls // 2 + 1)
+    reference.sigmas = torch.cat([sigmas[:1], sigmas[1:-1].repeat_interleave(2), sigmas[-1:]])
+    reference.timesteps = reference.sigmas[:-1] * 1000
+    solver, x_t, theirs = Heun(made, clip=False), X_T.double(), X_T.double()
+    ticks = solver.start(calls)
+    assert len(ticks) == calls
+    for t, s, timestep in zip(ticks, [*ticks[1:], -1], reference.timesteps, strict=True):
+        guess = Fake()(x_t, t, COND)
+        velocity = made.eps_from(x_t, guess, t) - guess
+        theirs = reference.step(velocity, timestep, theirs).prev_sample
+        x_t = solver.step(x_t, guess, t, s)
+        assert_close(x_t, theirs.to(x_t), rtol=0, atol=1e-5)
+
+
+@every
+def test_adams_bashforth_follows_guesses_on_a_line_exactly(made):
+    """Where both guesses change evenly with the ticks, the mean over a step is that at its middle, for steps of any length."""
+    solver, ticks = AdamsBashforth(made, clip=False), (900, 700, 650, 300)
+    slope, eps_slope = randn(2, 1, 2, 2), randn(2, 1, 2, 2, seed=1)
+    solver.start(4)
+    x_t = randn(2, 1, 2, 2, seed=2)
+    for i, (t, s) in enumerate(itertools.pairwise(ticks)):
+        x_0_hat, eps_hat = slope * t, eps_slope * t
+        (signal_t, sigma_t), (signal_s, sigma_s) = made(t), made(s)
+        x_t = signal_t * x_0_hat + sigma_t * eps_hat
+        middle = (t + s) / 2 if i else t
+        wanted = x_t + (signal_s - signal_t) * slope * middle + (sigma_s - sigma_t) * eps_slope * middle
+        assert_close(solver.step(x_t, x_0_hat, t, s), wanted, rtol=0, atol=1e-6)
+
+
+@every
+def test_the_first_step_without_a_past_is_ddim_s(made):
+    x_t, guess = X_T.double(), Fake()(X_T.double(), 999, COND)
+    for clip in (True, False):
+        wanted = DDIM(made, clip=clip).step(x_t, guess, 999, 800)
+        for solver in SECOND.values():
+            assert_close(solver(made, clip=clip).step(x_t, guess, 999, 800), wanted, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("solver", SECOND.values(), ids=SECOND)
+@every
+def test_second_order_keeps_picture_and_noise(made, solver):
+    """A right guess leads along its own path to the clean picture, whatever the solver."""
+    x_0 = randn(2, 1, 2, 2).clamp(-1, 1)
+    x_T = made.add_noise(x_0, randn(2, 1, 2, 2, seed=1), 999)
+    for calls in (1, 2, 7, 10):
+        drawn = sample(lambda x_t, t, cond: x_0, x_T, COND[:1], solver(made), calls)
+        assert_close(drawn, x_0, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "solver, calls, low, high",
+    [
+        (DDIM, lambda n: n, 1.8, 2.2),
+        (AdamsBashforth, lambda n: n, 3.5, 5.5),
+        (Heun, lambda n: 2 * n - 1, 3.5, 5.5),
+    ],
+    ids=["DDIM", "AdamsBashforth", "Heun"],
+)
+@pytest.mark.parametrize("weight", [1.0, 3.0])
+def test_halving_the_step_divides_the_error(solver, calls, low, high, weight):
+    made = straight()
+    world, weights = Gaussians(made), {(1.0, 0.0): weight, (0.0, 0.0): 1 - weight}
+    x_T = randn(2, 1, 2, 2)
+
+    def guess(x, t, cond):
+        # Pure noise tells nothing, so its guess is the mixed mean; the closed form would divide by a signal of 0.
+        at_noise = torch.full_like(x, sum(w * world.known[c][0] for c, w in weights.items()))
+        return world.guess(x, t, weights) if t < 999 else at_noise
+
+    def error(steps):
+        drawn = sample(guess, x_T, COND[:1], solver(made, clip=False), calls(steps))
+        return (drawn - world.end(x_T, weights)).abs().max()
+
+    errors = [float(error(steps)) for steps in (25, 50, 100, 200)]
+    for coarse, fine in itertools.pairwise(errors):
+        assert low <= coarse / fine <= high, errors
+
+
+@pytest.mark.parametrize("solver", SECOND.values(), ids=SECOND)
+def test_a_solver_is_used_again_as_if_new(solver):
+    """Nothing of a trajectory, finished or given up, is left for the next."""
+    used, wanted = solver(cosine()), sample(Fake(), X_T, COND, solver(cosine()), 8)
+    for frame in (frames := trajectory(Fake(), -X_T, COND, used, 8)):
+        if frame is not X_T:
+            break
+    next(frames)
+    assert_close(sample(Fake(), X_T, COND, used, 8), wanted, rtol=0, atol=0)
+    assert_close(sample(Fake(), X_T, COND, used, 8), wanted, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("solver", SECOND.values(), ids=SECOND)
+@pytest.mark.parametrize("calls", [1, 2, 3, 4, 10, 11])
+def test_as_many_calls_as_were_asked_for(solver, calls):
+    fake = Fake()
+    drawn = sample(fake, X_T, COND, solver(straight()), calls)
+    assert len(fake.calls) == calls and drawn.abs().max() <= 1
+
+
+def test_heun_takes_twice_as_many_calls_as_there_are_ticks():
+    assert Heun(straight(4)).start(7) == [3, 2, 2, 1, 1, 0, 0] and Heun(straight(4)).start(6) == [3, 2, 1, 1, 0, 0]
+    for calls in (0, 8, 2.0, True):
+        with refused("Heun takes"):
+            Heun(straight(4)).start(calls)

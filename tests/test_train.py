@@ -398,13 +398,14 @@ def test_a_second_leg_goes_on_from_the_first_and_tells_of_it(tmp_path, monkeypat
         whole(self, net, *rest)
 
     monkeypatch.setattr(train._Run, "__init__", init)
-    assert main([*words, "--start", str(tmp_path / "one"), "--out", str(tmp_path / "two")]) == 0
+    assert main([*words, "--lr", "5e-4", "--start", str(tmp_path / "one"), "--out", str(tmp_path / "two")]) == 0
     one, two = (pretrained.load(str(tmp_path / leg)) for leg in ("one", "two"))
     for name, value in one.denoiser.state_dict().items():
         assert torch.equal(begun[name], value)
     assert two.card["recipe"]["start"] == one.card["sha256"][:16] and one.card["recipe"]["start"] == ""
     assert [leg["sha256"] for leg in two.card["legs"]] == [one.card["sha256"]] and "legs" not in one.card
-    assert two.card["command"].endswith("--start one --out DIR") and two.card["sha256"] != one.card["sha256"]
+    assert two.card["recipe"]["lr"] == 5e-4 != one.card["recipe"]["lr"]
+    assert two.card["command"].endswith("--lr 0.0005 --start one --out DIR") and two.card["sha256"] != one.card["sha256"]
 
 
 def test_weights_of_another_net_cannot_be_started_from(tmp_path, monkeypatch, capsys):
