@@ -104,12 +104,39 @@ def balanced_share(asked, read):
     return ((read[yes] > 0).float().mean() + (read[no] < 0).float().mean()) / 2
 
 
+def insist(told, other, scale):
+    return other + scale * (told - other)
+
+
+def sharpened(scale, told, silent):
+    (mean, std), (other, spread) = told, silent
+    precision = scale / std**2 + (1 - scale) / spread**2
+    centre = (scale * mean / std**2 + (1 - scale) * other / spread**2) / precision
+    return torch.tensor([centre, precision**-0.5])
+
+
+def on_the_sphere(a, b, share):
+    a_flat, b_flat = a.flatten(), b.flatten()
+    angle = torch.arccos(a_flat @ b_flat / (a_flat.norm() * b_flat.norm()))
+    return (torch.sin((1 - share) * angle) * a + torch.sin(share * angle) * b) / torch.sin(angle)
+
+
+def half_way_on(now, before):
+    return now + (now - before) / 2
+
+
 def _pictures(*shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def _signs(*shape, seed=0):
     return torch.where(_pictures(*shape, seed=seed) > 0, 1.0, -1.0)
+
+
+def _turned(a, b, share, angle_of):
+    """on_the_sphere with another angle, made from the cosine"""
+    angle = angle_of(a.flatten() @ b.flatten() / (a.norm() * b.norm()))
+    return (torch.sin((1 - share) * angle) * a + torch.sin(share * angle) * b) / torch.sin(angle)
 
 
 def _u(ticks):
@@ -313,6 +340,92 @@ EXERCISES = {
             "the shares are taken of what was read, not of what was asked (precision in place of recall).": lambda a, r: (
                 ((a[(r > 0) & (a != 0)] > 0).float().mean() + (a[(r < 0) & (a != 0)] < 0).float().mean()) / 2
             ),
+        },
+    ),
+    "insist": Exercise(
+        insist,
+        lambda: [(_pictures(2, 1, 3, 3), _pictures(2, 1, 3, 3, seed=1), scale) for scale in (3.0, 1.0, 0.0, -2.0)],
+        (
+            "What does the request change? The difference of the two guesses.",
+            "Start from the guess without it, and go `scale` times the difference. At scale 1 `told` must come out.",
+        ),
+        {
+            "it starts from the wrong end: at scale 1 it should be `told`, and at scale 0 `other`.": lambda a, b, s: (
+                a + s * (b - a)
+            ),
+            "here scale 0 is plain: that is the paper's w, which is our scale less 1.": lambda a, b, s: a + s * (a - b),
+            "the other guess is added twice: subtract it from `told` before scaling.": lambda a, b, s: b + s * a,
+            "scaling the guess itself makes it louder, not more as asked: scale the difference.": lambda a, b, s: s * a,
+        },
+    ),
+    "sharpened": Exercise(
+        sharpened,
+        lambda: [
+            (1.0, (0.5, 0.5), (0.0, 1.0)),
+            (3.0, (0.5, 0.5), (0.0, 1.0)),
+            (2.0, (0.3, 0.8), (-0.2, 1.1)),
+            (0.0, (0.5, 0.5), (0.1, 1.0)),
+        ],
+        (
+            "The logarithm of a Gaussian is a parabola; add `scale` times one and (1 - scale) times the other.",
+            "Precisions, 1 / std**2, are what adds up, with these two weights. The mean is weighted by them as well.",
+            "std is precision ** -0.5; the centre is the weighted sum of mean * precision, divided by the whole precision.",
+        ),
+        {
+            "standard deviations multiply in guided sampling, not in the density: there precisions add up.": lambda s, t, o: (
+                torch.tensor([float(sharpened(s, t, o)[0]), t[1] ** s * o[1] ** (1 - s)])
+            ),
+            "the means are mixed without their precisions: the narrower Gaussian pulls harder.": lambda s, t, o: (
+                torch.tensor([s * t[0] + (1 - s) * o[0], float(sharpened(s, t, o)[1])])
+            ),
+            "that is the variance, where the standard deviation is wanted.": lambda s, t, o: torch.tensor(
+                [float(sharpened(s, t, o)[0]), float(sharpened(s, t, o)[1]) ** 2]
+            ),
+            "variances do not add up in a product of densities: their inverses do.": lambda s, t, o: torch.tensor(
+                [float(sharpened(s, t, o)[0]), abs(s * t[1] ** 2 + (1 - s) * o[1] ** 2) ** 0.5]
+            ),
+        },
+    ),
+    "on_the_sphere": Exercise(
+        on_the_sphere,
+        lambda: [
+            (_pictures(1, 4, 4), _pictures(1, 4, 4, seed=1), 0.3),
+            (_pictures(3, 8, 8), _pictures(3, 8, 8, seed=1), 0.5),
+            (_pictures(1, 4, 4), _pictures(1, 4, 4, seed=2), 0.0),
+        ],
+        (
+            "The angle between the two comes from their dot product, divided by both lengths.",
+            "torch.arccos gives it; flatten first. The weights are sin((1 - share) angle) and sin(share angle).",
+            "Both over sin(angle).",
+        ),
+        {
+            "that is the straight line: half way it cuts through the sphere, where noise is too quiet.": lambda a, b, s: (
+                (1 - s) * a + s * b
+            ),
+            "a and b are swapped: share 0 is a.": lambda a, b, s: on_the_sphere(b, a, s),
+            "that is the cosine of the angle, not the angle: take torch.arccos.": lambda a, b, s: _turned(
+                a, b, s, lambda cosine: cosine
+            ),
+            "the weights are too small: divide both by sin(angle).": lambda a, b, s: (
+                on_the_sphere(a, b, s) * torch.sin(torch.arccos(a.flatten() @ b.flatten() / (a.norm() * b.norm())))
+            ),
+        },
+    ),
+    "half_way_on": Exercise(
+        half_way_on,
+        lambda: [
+            (_pictures(2, 3, 4, 4), _pictures(2, 3, 4, 4, seed=1)),
+            (_pictures(1, 1, 2, 2), _pictures(1, 1, 2, 2)),
+        ],
+        (
+            "From `before` to `now` the guess moved by now - before, over one step.",
+            "In half a step more it moves by half of that, from `now` on.",
+        ),
+        {
+            "that is the middle of the step that lies behind: carry on from `now`.": lambda n, b: (n + b) / 2,
+            "that is a whole step on: the middle of the next step is half of it.": lambda n, b: 2 * n - b,
+            "that is the change alone: add it to `now`.": lambda n, b: (n - b) / 2,
+            "the two are swapped: it starts from `now`, not from `before`.": lambda n, b: b + (b - n) / 2,
         },
     ),
 }
