@@ -78,7 +78,8 @@ class Plan:
     """Every size that a notebook uses.
 
     `digits` is what lesson 02 trains on a net of `digits_net`; `judge` trains its classifier; `asked` digits of each
-    class are read back; `figure` are drawn a row; `draws` settle a mean or a variance; `bound` is the share of asked
+    class are read back; `figure` are drawn a row; `draws` settle a mean or a variance; solvers are compared
+    at these `calls` of the network a picture; `bound` is the share of asked
     digits that the lesson's own training must reach, read guided.
 
     `faces` trains the net that draws faces, `small` the small one that lesson 03 trains while one waits, `faces_judge`
@@ -94,6 +95,7 @@ class Plan:
     asked: int
     figure: int
     draws: int
+    calls: tuple[int, ...]
     bound: float
     faces: Recipe
     faces_net: dict
@@ -163,6 +165,7 @@ PLANS = {
             asked=10,
             figure=5,
             draws=2_000,
+            calls=(3, 6, 12),
             bound=0.2,
             faces=Recipe(320, 16, **PATIENT),
             faces_net=TINY_FACES,
@@ -184,6 +187,7 @@ PLANS = {
             asked=50,
             figure=10,
             draws=20_000,
+            calls=(5, 10, 20, 40),
             bound=0.95,
             faces=Recipe(46_000, 16, **PATIENT),
             faces_net=FACES,
@@ -205,6 +209,7 @@ PLANS = {
             asked=100,
             figure=10,
             draws=50_000,
+            calls=(5, 10, 20, 50),
             bound=0.97,
             faces=Recipe(800_000, 32, **PATIENT),
             faces_net=FACES,
@@ -226,6 +231,7 @@ PLANS = {
             asked=200,
             figure=10,
             draws=50_000,
+            calls=(5, 10, 20, 50, 100),
             bound=0.97,
             # Twelve passes over the 162,770 faces of the train partition, as in the report.
             faces=Recipe(1_953_240, 64, **PATIENT),
