@@ -37,6 +37,9 @@ class Illustration:
             return {"text/html": page, "text/plain": self.alt}, {}
         code = base64.b64encode(self.png).decode()
         page = img.format("image/png", code, html.escape(self.alt))
+        if getattr(self.image, "is_animated", False):
+            # Those who cannot show the page get the first frame, so that a notebook holds the animation once.
+            code = base64.b64encode(_png(self.image.convert("RGB"))).decode()
         return {"text/html": page, "image/png": code, "text/plain": self.alt}, {"image/png": {"alt": self.alt}}
 
     @property
@@ -131,6 +134,54 @@ def filmstrip(frames: Iterable[Tensor], captions: Sequence[str] = (), *, every: 
     kept = [i for i in range(len(frames)) if (len(frames) - 1 - i) % every == 0]
     across = torch.stack([frames[i] for i in kept], 1).flatten(0, 1)
     return show(across, len(kept), captions=[str(captions[i]) for i in kept] if len(captions) else (), **options)
+
+
+ANIMATION = 500_000  # bytes, and no more: notebooks are read over slow lines too
+
+
+def animation(
+    frames: Iterable[Tensor], titles: Sequence[str] = (), *, seconds: float = 0.1, alt: str | None = None, **options
+) -> Illustration:
+    """Frames one after the other, to the last and back to the first, for ever: an animated PNG of at most 500 kB.
+
+    Args:
+        frames: (C, H, W) or, several side by side, (B, C, H, W), in [-1, 1].
+        titles: a line above each frame.
+        seconds: how long a frame stays; the first and the last stay eight times as long.
+        options: further ones of `show`, for every frame.
+
+    Raises:
+        ValueError: for fewer than two frames, another number of titles, or what is too large in 32 colours too.
+    """
+    frames, titles = [frame[None] if frame.ndim == 3 else frame for frame in frames], list(titles)
+    if len(frames) < 2 or len(titles) not in (0, len(frames)):
+        raise ValueError(
+            f"an animation needs 2 frames, and none or as many titles; got {len(frames)} and {len(titles)}."
+        )
+    sheets = [
+        show(frame, len(frame), title=titles[i] if titles else "", **options).image.convert("RGB")
+        for i, frame in enumerate(frames)
+    ]
+    wide, high = (max(sheet.size[axis] for sheet in sheets) for axis in (0, 1))
+    # All of them below each other get one palette, so that what does not change does not flicker.
+    film = Image.new("RGB", (wide, high * len(sheets)), PAPER)
+    for i, sheet in enumerate(sheets):
+        film.paste(sheet, (0, i * high))
+    order = [*range(len(sheets)), *range(len(sheets) - 2, 0, -1)]
+    stay = [1000 * seconds * (8 if i in (0, len(sheets) - 1) else 1) for i in order]
+    for colours in (256, 128, 64, 32):
+        few = film.quantize(colours, dither=Image.Dither.NONE)
+        first, *others = (few.crop((0, i * high, wide, (i + 1) * high)) for i in order)
+        out = io.BytesIO()
+        first.save(out, "PNG", save_all=True, append_images=others, duration=stay, loop=0, optimize=True)
+        if out.tell() <= ANIMATION:
+            words = (
+                alt or f"An animation of {len(sheets)} frames{f', from {titles[0]} to {titles[-1]}' if titles else ''}."
+            )
+            return Illustration(out.getvalue(), words)
+    raise ValueError(
+        f"{len(frames)} frames of {wide} x {high} take over {ANIMATION // 1000} kB: take fewer, or smaller ones."
+    )
 
 
 def bars(

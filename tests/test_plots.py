@@ -1,5 +1,8 @@
 """Pictures and curves with their words; measured shares with their intervals."""
 
+import base64
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -154,3 +157,48 @@ def test_a_grid_of_photographs_is_small_on_the_page_and_whole_in_a_file(tmp_path
     assert "data:image/jpeg" in bundle["text/html"] and len(bundle["text/html"]) < len(grid.png)
     saved = np.asarray(Image.open(grid.save(tmp_path / "grid.png")))
     assert (saved[:64, :64] == plots.to_uint8(many[:1])[0]).all()
+
+
+def shades(count, shape=(3, 8, 8)):
+    return [torch.full(shape, shade) for shade in torch.linspace(-1, 1, count)]
+
+
+def test_an_animation_goes_there_and_back():
+    moving = plots.animation(shades(4), ["a", "b", "c", "d"], seconds=0.1, side=8)
+    image = moving.image
+    assert image.is_animated and image.info["loop"] == 0 and len(moving.png) < 5_000
+    seen, stays = [], []
+    for i in range(image.n_frames):
+        image.seek(i)
+        seen.append(image.convert("RGB").getpixel((4, image.height - 4))[0])
+        stays.append(image.info["duration"])
+    assert seen == [0, 85, 170, 255, 170, 85] and stays == [800, 100, 100, 800, 100, 100]
+    assert moving.alt == "An animation of 4 frames, from a to d."
+    bundle, metadata = moving._repr_mimebundle_()
+    assert base64.b64encode(moving.png).decode() in bundle["text/html"] and 'alt="An animation' in bundle["text/html"]
+    still = Image.open(io.BytesIO(base64.b64decode(bundle["image/png"])))
+    assert not getattr(still, "is_animated", False) and metadata["image/png"]["alt"] == moving.alt
+
+
+def test_several_faces_move_side_by_side():
+    frames = [torch.stack([frame, -frame]) for frame in shades(3, (1, 8, 8))]
+    image = plots.animation(frames, side=8, alt="words").image
+    assert image.size == (18, 8) and image.n_frames == 4
+    assert [image.convert("RGB").getpixel(at)[0] for at in ((4, 4), (14, 4))] == [0, 255]
+
+
+def test_an_animation_stays_small_or_is_refused(monkeypatch):
+    luck = torch.Generator().manual_seed(0)
+    frames = [torch.rand(3, 32, 32, generator=luck) * 2 - 1 for _ in range(4)]
+    whole = len(plots.animation(frames, side=8).png)
+    monkeypatch.setattr(plots, "ANIMATION", whole - 1)
+    assert len(plots.animation(frames, side=8).png) < whole, "in fewer colours"
+    monkeypatch.setattr(plots, "ANIMATION", whole // 4)
+    with pytest.raises(ValueError, match="4 frames of 32 x 32 take over .* kB: take fewer, or smaller ones"):
+        plots.animation(frames, side=8)
+
+
+@pytest.mark.parametrize(("frames", "titles"), [(0, ()), (1, ()), (3, ("a", "b"))])
+def test_what_is_no_animation_is_refused(frames, titles):
+    with pytest.raises(ValueError, match="an animation needs 2 frames"):
+        plots.animation(shades(max(frames, 1))[:frames], titles)
