@@ -6,29 +6,24 @@ Chance is one half, however rare the attribute. Only what a request says counts,
 The judge errs on real faces too: its own balanced accuracy there is the ceiling, beside which every row stands.
 """
 
-import contextlib
 import dataclasses
 import functools
-import hashlib
-import html
 import math
-import os
 import warnings
 from collections.abc import Iterable
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from facelab import kept
 from facelab.attributes import Attributes
 from facelab.data import Pictures
+from facelab.features import as_saved
 from facelab.guidance import classifier_free
-from facelab.metrics import Difference, Proportion, as_saved, difference, proportion
-from facelab.sample import DDIM, noise, sample
+from facelab.metrics import Difference, Proportion, as_html, as_text, difference, proportion
+from facelab.sample import DDIM, sample
 
 # Requests
 
@@ -132,7 +127,7 @@ def ask(
 ) -> Tensor:
     """The pictures that are drawn for requests: (B, C, H, W) uint8, by DDIM under classifier-free guidance.
 
-    Picture i is a function of the seed, its request and i, whatever the batch.
+    Picture i is a function of the seed, its request and i, whatever the batch and however many processes draw.
 
     Args:
         denoise: a Denoiser, or any denoise call that has its `schedule`.
@@ -141,30 +136,31 @@ def ask(
         batch: pictures at once.
         shape: (C, H, W), by default the denoiser's own.
         progress: show a bar.
-        keep: a folder in which each batch is kept, so that a stopped call goes on; it belongs to one denoiser.
+        keep: a folder in which each batch is kept (see `kept.py`), so that a stopped call goes on and several processes
+            share the work; it belongs to one denoiser.
     """
-    x_T, solver = noise(len(cond), shape or denoise.shape, seed), DDIM(denoise.schedule)
-    guided, drawn = classifier_free(denoise, scale), []
+    shape, solver, generator = tuple(shape or denoise.shape), DDIM(denoise.schedule), torch.Generator()
+    guided, drawn = classifier_free(denoise, scale), torch.empty(len(cond), *shape, dtype=torch.uint8)
+
+    def noise_from(state, count):
+        generator.set_state(state)
+        return torch.stack([torch.randn(shape, generator=generator) for _ in range(count)])
+
+    def draw(state, c):
+        return as_saved(sample(guided, noise_from(state, len(c)), c, solver, steps)).cpu()
+
+    jobs, state = {}, generator.manual_seed(seed).get_state()
+    for start in range(0, len(cond), batch):
+        c = cond[start : start + batch]
+        jobs[kept.name_of(shape, steps, scale, seed, start, tensors=[c.float()])] = functools.partial(draw, state, c)
+        # Only where the generator stands is remembered: the noise of 50,000 pictures would take 2.4 GB.
+        noise_from(state, len(c))
+        state = generator.get_state()
     with tqdm(total=len(cond), unit=" pictures", disable=not progress) as bar:
-        for x, c in zip(x_T.split(batch), cond.split(batch), strict=True):
-            draw = functools.partial(sample, guided, x, c, solver, steps)
-            drawn.append(_kept(keep, c, (steps, scale, seed, bar.n), draw))
-            bar.update(len(x))
-    return torch.cat(drawn)
-
-
-def _kept(folder, cond: Tensor, words: tuple, draw) -> Tensor:
-    """What `draw` gives, as bytes, or what it gave before for the same condition and words in the same folder."""
-    if folder is None:
-        return as_saved(draw())
-    told = hashlib.sha256(repr((words, tuple(cond.shape))).encode() + cond.cpu().float().numpy().tobytes())
-    file = Path(folder) / f"{told.hexdigest()[:24]}.safetensors"
-    with contextlib.suppress(OSError, SafetensorError, KeyError):
-        return load_file(file)["drawn"]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    drawn, beside = as_saved(draw()), file.with_suffix(f".{os.getpid()}")
-    save_file({"drawn": drawn.cpu().contiguous()}, beside)
-    os.replace(beside, file)
+        files = {} if keep is None else kept.keep(keep, jobs, bar)
+        for part, (name, job) in zip(drawn.split(batch), jobs.items(), strict=True):
+            part.copy_(kept.kept(files[name]) if files else job())
+            bar.update(0 if files else len(part))
     return drawn
 
 
@@ -233,6 +229,23 @@ def balanced_accuracy(seen: Tensor, told: Tensor, attributes: Attributes) -> dic
     return {name: Balanced(agreeing(i, 1), agreeing(i, -1)) for i, name in enumerate(attributes)}
 
 
+def obeyed_by(
+    seen: Tensor, cond: Tensor, attributes: Attributes, people: Iterable[str]
+) -> dict[str, dict[str, Balanced]]:
+    """{answer: {name: how well requests that give this answer are obeyed}}, for "Male", "no Male", ...: whom errors hit.
+
+    Args:
+        seen, cond: as for `balanced_accuracy`.
+        people: the names whose answers split the requests.
+    """
+    found = {}
+    for name in people:
+        for sign, word in ((1, name), (-1, f"no {name}")):
+            there = cond[:, attributes.index(name)].sign() == sign
+            found[word] = balanced_accuracy(seen[there], cond[there], attributes)
+    return found
+
+
 class Ceiling(NamedTuple):
     """A judge on real pictures: its balanced accuracy (always saying the majority's answer has 0.5), and its plain one
     beside that of always saying the majority's answer.
@@ -288,14 +301,10 @@ class Control:
         return [head, *((*cells, *count) for cells, count in zip(shown, counts, strict=True))]
 
     def __str__(self) -> str:
-        cells = self._cells()
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
+        return as_text(self._cells())
 
     def _repr_html_(self) -> str:
-        lines = ["".join(f"<td>{html.escape(cell)}</td>" for cell in line) for line in self._cells()]
-        lines[0] = lines[0].replace("<td>", "<th>").replace("</td>", "</th>")
-        return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+        return as_html(self._cells())
 
 
 def control(judge, drawn: Tensor, cond: Tensor, real: Pictures | dict[str, Ceiling], names=None, **about) -> Control:

