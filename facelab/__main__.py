@@ -119,7 +119,9 @@ def main(argv: list[str] | None = None) -> int:
     sampling.add_argument("--seed", type=int, default=0)
     sampling.set_defaults(run=_sample)
     commands.add_parser("train", help="train, resume, or load what is finished (train --help)")
-    measuring = commands.add_parser("evaluate", help="control and distance of weights that draw faces, as JSON")
+    measuring = commands.add_parser(
+        "evaluate", help="distance to real faces, control, table 1 of weights that draw faces"
+    )
     evaluate.arguments(measuring).set_defaults(run=evaluate.run)
     commands.add_parser("check", help="say what this machine has and what is missing").set_defaults(run=_check)
     told = parser.parse_args(argv)
@@ -128,6 +130,9 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as wrong:
         print(f"facelab: {' '.join(str(wrong).split())}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"\nStopped{'; the same command goes on from here' * (argv[:1] == ['evaluate'])}.", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -22,7 +22,7 @@ from facelab.attributes import Attributes
 from facelab.data import Pictures
 from facelab.features import as_saved
 from facelab.guidance import classifier_free
-from facelab.metrics import Difference, Proportion, as_html, as_text, difference, proportion
+from facelab.metrics import Difference, Estimate, Proportion, as_html, as_text, difference, proportion
 from facelab.sample import DDIM, sample
 
 # Requests
@@ -227,6 +227,31 @@ def balanced_accuracy(seen: Tensor, told: Tensor, attributes: Attributes) -> dic
         return proportion(int((seen[there, column] == sign).sum()), int(there.sum())) if there.any() else None
 
     return {name: Balanced(agreeing(i, 1), agreeing(i, -1)) for i, name in enumerate(attributes)}
+
+
+def mean_obeyed(seen: Tensor, cond: Tensor, names: Iterable[str], attributes: Attributes, seed: int = 0) -> Estimate:
+    """The mean of the balanced accuracies of all names of which both answers were asked.
+
+    All attributes are read from the same pictures, so the interval is that of 200 bootstrap replicates of pictures,
+    value plus or minus 1.96 standard deviations.
+
+    Raises:
+        ValueError: where of no name both answers were asked.
+    """
+    columns = _columns(attributes, names)
+    columns = columns[((cond[:, columns] > 0).any(0) & (cond[:, columns] < 0).any(0))]
+    if len(columns) == 0:
+        raise ValueError("of no attribute both answers were asked, so nothing can be balanced.")
+    seen, cond = seen[:, columns], cond[:, columns]
+    asked = torch.stack([cond > 0, cond < 0]).double()
+    right = asked * torch.stack([seen > 0, seen < 0])
+    picks = torch.randint(len(cond), (200, len(cond)), generator=torch.Generator().manual_seed(seed))
+    weights = torch.cat([torch.ones(1, len(cond)), torch.stack([pick.bincount(minlength=len(cond)) for pick in picks])])
+    weights = weights.double()
+    # An answer that a replicate leaves out is left out of its mean.
+    shares = (weights @ right / (weights @ asked)).mean(0)
+    value, sd = shares[0].nanmean().item(), shares[1:].nanmean(1).std().item()
+    return Estimate(value, max(0.0, value - 1.96 * sd), min(1.0, value + 1.96 * sd))
 
 
 def obeyed_by(

@@ -387,6 +387,9 @@ def nearest(these: Tensor, among: Tensor, chunk: int = 1024) -> tuple[Tensor, Te
 def memorised(fake: Tensor, train: Tensor, held_out: Tensor, seed: int = 0) -> Proportion:
     """The share of fakes that lie nearer to a training picture than to any of as many held-out ones: 0.5 is chance.
 
+    A few pictures are the nearest of very many others (hubs), and it is luck which set they are in. So the interval is
+    that of the pictures that are found as nearest, each with all its fakes at once; never narrower than that of a share.
+
     Args:
         fake, train, held_out: (N, ...), (M, ...) and (L, ...), pictures or features; the larger of the two is cut down to
             the count of the smaller, by `seed`, for the more there are, the nearer the nearest is.
@@ -396,7 +399,13 @@ def memorised(fake: Tensor, train: Tensor, held_out: Tensor, seed: int = 0) -> P
     """
     count, generator = min(len(train), len(held_out)), torch.Generator().manual_seed(seed)
     train, held_out = (x[torch.randperm(len(x), generator=generator)[:count]] for x in (train, held_out))
-    return proportion(int((nearest(fake, train)[0] < nearest(fake, held_out)[0]).sum()), len(fake))
+    (to_train, at), (to_held_out, there) = nearest(fake, train), nearest(fake, held_out)
+    nearer = to_train < to_held_out
+    found = proportion(int(nearer.sum()), len(fake))
+    times = torch.stack([at[nearer].bincount(minlength=count), there[~nearer].bincount(minlength=count)]).double()
+    half = 1.96 * (times * torch.tensor([[1 - found.share], [found.share]])).norm().item() / len(fake)
+    low, high = max(0.0, min(found.low, found.share - half)), min(1.0, max(found.high, found.share + half))
+    return Proportion(found.share, low, high, found.count)
 
 
 # Asked and read, where attributes exclude each other; for faces see control.py

@@ -138,8 +138,8 @@ def evaluate(
         )
     count = count or room
     if other is None:
-        real = some(real, 2 * count)
-        real, other = real[:count], real[count:]
+        mixed = torch.randperm(len(real), generator=generator)
+        real, other = real[mixed[:count]], real[mixed[count : 2 * count]]
     base, floor = see(some(real, count)), see(some(other, count))
     sets = {name: see(some(x, count)) for name, x in _named(fake, "drawn").items()}
     sets["other real ones (the floor)"] = floor

