@@ -306,10 +306,10 @@ def class_score(logits: Tensor, splits: int = 10, seed: int = 2020) -> Estimate:
     checked(logits, max(2, splits))
     if splits < 1:
         raise ValueError(f"splits must be at least 1, got {splits}.")
-    mixed = logits[torch.from_numpy(np.random.RandomState(seed).permutation(len(logits)))].double()
+    mixed = torch.from_numpy(np.random.RandomState(seed).permutation(len(logits)))
     parts, told = [], []
     for i in range(splits):
-        p = mixed[i * len(mixed) // splits : (i + 1) * len(mixed) // splits].softmax(1)
+        p = logits[mixed[i * len(mixed) // splits : (i + 1) * len(mixed) // splits]].double().softmax(1)
         # xlogy: a class that no picture shows adds nothing.
         told.append((torch.xlogy(p, p) - torch.xlogy(p, p.mean(0))).sum(1))
         parts.append(told[-1].mean().exp())

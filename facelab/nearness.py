@@ -4,6 +4,7 @@ The real pictures are those that score; the floor is other real ones, of the tra
 """
 
 import argparse
+import functools
 import re
 import time
 from typing import NamedTuple
@@ -24,7 +25,7 @@ from facelab.features import (
 from facelab.metrics import as_text, memorised
 from facelab.obeying import Painter, answers_of, blurred, command, here, judge_of, painter
 from facelab.plan import cache_dir
-from facelab.scores import Scores, evaluate, verdict
+from facelab.scores import LEAST, Scores, evaluate, verdict
 
 BLUR = 1.0  # pixels, of the real faces that are the second control
 RECORDED = "celeba_valid_features"
@@ -59,12 +60,12 @@ def eyes(told: argparse.Namespace, which: str) -> list[Extractor]:
 def distance(told: argparse.Namespace) -> tuple[str, dict, str]:
     """One set of weights: nothing said, and told whole rows of answers at every scale."""
     paints = painter(told)
-    cond = rows_of(told, paints.which)
+    known, cond = reference(told, paints.which), rows_of(told, paints.which)
     drawn = {f"scale {scale:g}": paints.draw(cond, scale) for scale in (told.scales if paints.listens else [1.0])}
     if paints.listens:
         drawn = {"nothing said": paints.draw(torch.zeros_like(cond), 1.0)} | drawn
-    tables, real, _ = against_real(told, paints.which, drawn)
-    about = _about(told, "distance", real, "scales") | {"model": str(paints)}
+    tables, _ = against_real(told, known, drawn)
+    about = _about(told, "distance", known.source, "scales") | {"model": str(paints)}
     shown = "\n\n".join(map(str, tables))
     return f"{paints.name}_distance", {"distance": about, "scores": [table.to_json() for table in tables]}, shown
 
@@ -76,7 +77,7 @@ def table_1(told: argparse.Namespace) -> tuple[str, dict, str]:
     """
     lines = [line._replace(weights=told.model) if line.weights == "celeba" else line for line in LINES]
     ours = painter(told)
-    cond, judge = rows_of(told, ours.which), judge_of(ours.which)
+    known, cond, judge = reference(told, ours.which), rows_of(told, ours.which), judge_of(ours.which)
     there = {line.weights: _there(line.weights) for line in lines}
     painters = {name: painter(told, name) for name, found in there.items() if found}
     painters = {name: paints for name, paints in painters.items() if paints.which == ours.which}
@@ -91,14 +92,14 @@ def table_1(told: argparse.Namespace) -> tuple[str, dict, str]:
             "calls": _calls(told, line),
             "seconds": seconds(paints, told_them, line.scale),
         }
-    tables, real, seen = against_real(told, ours.which, drawn)
+    tables, seen = against_real(told, known, drawn)
     verdicts = _verdicts(seen, list(drawn))
-    about = _about(told, "table-1", real) | {
+    about = _about(told, "table-1", known.source) | {
         "weights": {line.of: str(painters[line.weights]) for line in lines if line.weights in painters},
         "missing": missing,
         "control": f"asked = read, balanced, mean over the attributes, by {judge.config._class_name}; chance is 0.5",
         "seconds": f"a picture, {'CPU time' if here().type == 'cpu' else 'wall clock'}, drawn in batches of {TIMED}",
-        "verdicts": f"the difference of two distances in {EFFICIENTNET}'s features, or the first at hand; below zero A",
+        "verdicts": "the difference of two distances in the features of the first table; below zero A is nearer",
     }
     cells = [("of", "control", "calls", "seconds a picture")]
     cells += [(of, str(row["control"]), row["calls"], f"{row['seconds']:.3f}") for of, row in more.items()]
@@ -128,7 +129,7 @@ def memory(told: argparse.Namespace) -> tuple[str, dict, str]:
         "these train faces (copies)": learned[: told.count],
     }
     eye = eyes(told, paints.which)[0]
-    looks = {"pixels": lambda x: x, eye.told: lambda x: features_of(x, eye, True, _features())}
+    looks = {"pixels": lambda x: x, eye.told: lambda x: features_of(x, eye, True, cache_dir() / "features")}
     found = {}
     for word, look in looks.items():
         known, unknown = look(learned), look(held_out.images)
@@ -158,29 +159,51 @@ def rows_of(told: argparse.Namespace, which: str) -> Tensor:
     return rows[torch.randperm(len(rows), generator=generator)[: told.count]].float()
 
 
-def against_real(told: argparse.Namespace, which: str, drawn: dict[str, Tensor]) -> tuple[list[Scores], str, dict]:
-    """(a table for each extractor, which real pictures these are, {set: features of the first extractor})."""
+class Reference(NamedTuple):
+    """What drawn faces are compared with, and by whose eyes; without pictures, the recorded features."""
+
+    eyes: list[Extractor]
+    source: str
+    real: Tensor | None = None
+    other: Tensor | None = None
+
+
+def reference(told: argparse.Namespace, which: str) -> Reference:
+    """Everything that may be missing is looked for here, before hours go into drawing.
+
+    Raises:
+        ValueError, OSError: for too few real faces, too low a count, or features that are not to be had.
+    """
+    if told.count < LEAST:
+        raise ValueError(f"--count must be at least {LEAST}, got {told.count}.")
+    looking, generator = eyes(told, which), torch.Generator().manual_seed(told.seed)
+    if which == "celeba" and data.which_faces() != "celeba":
+        if [eye.name for eye in looking] != [EFFICIENTNET]:
+            raise ValueError("without CelebA there are only recorded features of it: take --features efficientnet.")
+        return Reference(looking, f"recorded features of {load_features(RECORDED)[1]['data']}")
+    score, train = data.faces("score", which), data.faces("train", which)
+    if min(len(score), len(train)) < told.count:
+        raise ValueError(f"--count {told.count} needs as many real faces, and {len(score)} score, {len(train)} train.")
+    source = f"{score.source}; the floor: {train.source}"
+    return Reference(looking, source, *(some(faces, told.count, generator) for faces in (score, train)))
+
+
+def against_real(told, known: Reference, drawn: dict[str, Tensor]) -> tuple[list[Scores], dict[str, Tensor]]:
+    """(a table for each extractor, {set: features of the first extractor})."""
     tables, first = [], {}
-    for eye in eyes(told, which):
-        seen = {name: features_of(pictures, eye, True, _features()) for name, pictures in drawn.items()}
-        if which == "celeba" and data.which_faces() != "celeba" and eye.name == EFFICIENTNET:
-            # No face is at hand, but the features of 2,000 are in the repository: half of them are the floor.
-            real, about = load_features(RECORDED)
-            table = evaluate(real, seen, eye, count=min(told.count, len(real) // 2), seed=told.seed)
-            source = f"recorded features of {about['data']}"
+    for eye in known.eyes:
+        look = functools.partial(features_of, extractor=eye, progress=True, keep=cache_dir() / "features")
+        seen = {name: look(pictures) for name, pictures in drawn.items()}
+        if known.real is None:
+            # Half of the recorded features are the floor.
+            real, other, sets = load_features(RECORDED)[0], None, seen
+            count = min(told.count, len(real) // 2)
         else:
-            score, train = data.faces("score", which), data.faces("train", which)
-            generator = torch.Generator().manual_seed(told.seed)
-            if len(score) < told.count or len(train) < told.count:
-                raise ValueError(f"--count {told.count} needs as many real faces; here are {len(score)} that score.")
-            real, other = (some(faces, told.count, generator) for faces in (score, train))
-            soft = {f"other real ones, blurred by {BLUR:g} pixel (a control)": blurred(other, BLUR)}
-            real, other, *soft_seen = (features_of(x, eye, True, _features()) for x in (real, other, *soft.values()))
-            table = evaluate(real, seen | dict(zip(soft, soft_seen, strict=True)), eye, other, seed=told.seed)
-            source = f"{score.source}; the floor: {train.source}"
-        tables.append(table)
+            real, other, count = look(known.real), look(known.other), told.count
+            sets = seen | {f"other real ones, blurred by {BLUR:g} pixel (a control)": look(blurred(known.other, BLUR))}
+        tables.append(evaluate(real, sets, eye, other, count=count, seed=told.seed))
         first = first or {"real": real} | seen
-    return tables, source, first
+    return tables, first
 
 
 def some(faces: data.Pictures, count: int, generator: torch.Generator) -> Tensor:
@@ -237,7 +260,3 @@ def _about(told, part: str, real: str, *flags: str) -> dict:
         "seed": told.seed,
         "command": command(told, part, "count", "steps", "seed", *flags),
     }
-
-
-def _features():
-    return cache_dir() / "features"

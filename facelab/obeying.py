@@ -119,8 +119,8 @@ def obeying(told: argparse.Namespace, said: int | str) -> tuple[str, dict, str]:
     paints = painter(told)
     judge, real, names = judge_of(paints.which), data.faces("score", paints.which), names_of(told, paints.attributes)
     top, seen_real = control.ceiling(judge, real), control.read(judge, real.images)
-    scale, shares = _chosen(told, paints, judge, names)
     cond = control.requests(answers_of(paints.which, "valid"), paints.attributes, told.each, said, names, told.seed)
+    scale, shares = _chosen(told, paints, judge, names)
     scales, chosen = {}, None
     for tried in told.scales:
         drawn = paints.draw(cond, tried)

@@ -30,6 +30,9 @@ from facelab.metrics import (
 LEAST = 20  # pictures of which a table is made: ten splits of two for the class score, five neighbours for recall
 
 
+MOST = 10_000  # pictures for precision and recall, each of which is compared with each
+
+
 class Score(NamedTuple):
     """One set of pictures against the real ones; `classes` is None where the features know none."""
 
@@ -56,7 +59,11 @@ class Scores:
         """What the values are called, the count in each name: ("FID-2k", "KID-2k", "IS-2k", ...)."""
         fid = self.name == INCEPTION
         words = ("FID", "KID", "IS") if fid else ("distance", "kernel distance", "class score")
-        return tuple(f"{word}-{short(self.count)}" for word in (*words, "precision", "recall"))
+        among = ("precision", "recall")
+        return tuple(
+            [f"{word}-{short(self.count)}" for word in words]
+            + [f"{word}-{short(min(self.count, MOST))}" for word in among]
+        )
 
     def to_json(self) -> dict:
         """As JSON holds it: every value with its interval, count, features and seed."""
@@ -158,7 +165,8 @@ def evaluate(
 
 def one_mode(features: Tensor) -> Tensor:
     """(N, D): the tenth of the features that lies nearest to the first of them, each as often as fills N again."""
-    near = (features - features[0]).square().sum(1).argsort()[: max(1, len(features) // 10)]
+    far = torch.cdist(features, features[:1], compute_mode="donot_use_mm_for_euclid_dist")[:, 0]
+    near = far.argsort()[: max(1, len(features) // 10)]
     return features[near.repeat(-(-len(features) // len(near)))[: len(features)]]
 
 

@@ -1,0 +1,269 @@
+"""The command that measures: every part on tiny nets and few drawn faces; nothing is drawn twice, nothing half written."""
+
+import json
+
+import pytest
+import torch
+
+from facelab import control, data, evaluate, features, nearness, obeying, pretrained
+from facelab.__main__ import main
+from facelab.attributes import DRAWN
+from facelab.features import Extractor
+from facelab.model import AttributeClassifier, Denoiser
+from facelab.obeying import blurred, matching_blur, softness
+from facelab.scores import Score, Scores
+
+TINY = {"channels": (32,), "attention": (False,), "patch": 8}
+NAMES = ["--names", "Smiling", "Male"]
+FEW = ["--count", "24", "--steps", "1", "--scales", "1", "2", "--features", "judge", "--each", "5", *NAMES]
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory):
+    """{name: a folder of tiny untrained weights}"""
+    top, shape = tmp_path_factory.mktemp("weights"), (3, 64, 64)
+    nets = {
+        "painter": Denoiser(shape, DRAWN.names, **TINY),
+        "report": Denoiser(shape, DRAWN.names, seed=1, **TINY | {"condition": "channels"}),
+        "unconditional": Denoiser(shape, DRAWN.names, seed=2, **TINY | {"condition": "none"}),
+        "drawn-judge": AttributeClassifier(shape, DRAWN.names, channels=(8, 8, 8)),
+        "digits": Denoiser((1, 28, 28), channels=(32,), attention=(False,), patch=4),
+    }
+    return {name: pretrained.save(net, top / name, {"what": "made for this test"}) for name, net in nets.items()}
+
+
+@pytest.fixture
+def few(weights, monkeypatch, tmp_path):
+    """Few drawn faces; of shipped weights there are only these; a judge that has learned nothing."""
+    monkeypatch.setattr(data, "DRAWN_COUNTS", {"train": 80, "valid": 60, "test": 60})
+    monkeypatch.setattr(pretrained, "shipped_dir", lambda kind="pretrained": weights["painter"].parent)
+    (tmp_path / "cache").mkdir()
+    # Faces are drawn once for all tests; what nets draw of them, and see in them, is each test's own.
+    (tmp_path / "cache/prepared").symlink_to(weights["painter"].parent, target_is_directory=True)
+    monkeypatch.setenv("FACELAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("FACELAB_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def measure(what, *more, model="painter", out="out"):
+    told = ["evaluate", "--model", model, "--what", what, *FEW, *more]
+    return main([*told, "--out", out] if out else told)
+
+
+def told_in(few, name):
+    return json.loads((few / "out" / f"{name}.json").read_text())
+
+
+# distance
+
+
+def test_a_table_is_printed_and_written_only_where_asked(few, capsys):
+    assert measure("distance", out=None) == 0
+    out = capsys.readouterr().out
+    assert "24 pictures each, seed 0; drawn-judge, 8 features" in out and "this is not FID" in out
+    assert "distance-24" in out and "written" not in out and not (few / "out").exists()
+    assert measure("distance") == 0
+    assert "written to out/painter_distance.json" in capsys.readouterr().out
+    told = told_in(few, "painter_distance")
+    rows = {row["of"]: row for row in told["scores"][0]["rows"]}
+    assert list(rows) == [
+        "nothing said",
+        "scale 1",
+        "scale 2",
+        "other real ones, blurred by 1 pixel (a control)",
+        "other real ones (the floor)",
+        "one mode repeated (the control)",
+    ]
+    assert rows["other real ones (the floor)"]["distance-24"]["value"] < rows["scale 1"]["distance-24"]["value"]
+    assert "60 drawn faces, test" in told["distance"]["real"] and "80 drawn faces, train" in told["distance"]["real"]
+    assert told["distance"]["command"].startswith(
+        "python -m facelab evaluate --model painter --what distance --count 24"
+    )
+    assert list((few / "out").iterdir()) == [few / "out/painter_distance.json"], "nothing half written"
+
+
+def test_what_was_drawn_and_seen_is_reused_and_a_kill_loses_one_batch(few, monkeypatch, capsys):
+    drawn, looked, sample = [], [], control.sample
+
+    def stops(net, x, *rest):
+        if sum(drawn) >= 64:
+            raise KeyboardInterrupt
+        drawn.append(len(x))
+        return sample(net, x, *rest)
+
+    see = features._judge.__wrapped__
+
+    def spying(name, where):
+        eyes = see(name, where)
+        spy = lambda x: (looked.append(len(x)), eyes.see(x))[1]  # noqa: E731
+        return Extractor(eyes.name, eyes.size, eyes.told, spy, eyes.batch)
+
+    monkeypatch.setattr(features, "_judge", spying)
+    monkeypatch.setattr(control, "sample", stops)
+    assert measure("distance", "--count", "60") == 130 and "goes on from here" in capsys.readouterr().err
+    assert sum(drawn) == 120, "the first batches were whole"
+    monkeypatch.setattr(control, "sample", lambda net, x, *rest: (drawn.append(len(x)), sample(net, x, *rest))[1])
+    assert measure("distance", "--count", "60") == 0
+    first = told_in(few, "painter_distance")
+    assert sum(drawn) == 180 and sum(looked) == 6 * 60
+    assert measure("distance", "--count", "60") == 0
+    assert told_in(few, "painter_distance") == first and sum(drawn) == 180 and sum(looked) == 6 * 60
+
+
+def test_any_number_of_processes_draw_the_same_and_the_first_one_tells(few, monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    assert measure("distance") == 0
+    assert capsys.readouterr().out == "" and list((few / "out").iterdir()) == []
+    drawn = {file.name: file.read_bytes() for file in (few / "cache/asked").rglob("*.safetensors")}
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setattr(control, "sample", lambda *a: pytest.fail("the other process has drawn it"))
+    assert measure("distance") == 0 and told_in(few, "painter_distance") and len(drawn) == 3
+
+
+def test_weights_that_take_no_condition_are_asked_once(few):
+    assert measure("distance", model="unconditional") == 0
+    rows = [row["of"] for row in told_in(few, "unconditional_distance")["scores"][0]["rows"]]
+    assert rows[0] == "scale 1" and len(rows) == 4
+
+
+# table 1
+
+
+def test_table_1_names_what_is_missing(few, weights, monkeypatch, capsys):
+    assert measure("table-1", "--keep-features", "20") == 0
+    shown, told = capsys.readouterr().out, told_in(few, "table_1")
+    lines = [row["of"] for row in told["scores"][0]["rows"]][:5]
+    assert lines == [line.of for line in nearness.LINES] == list(told["asked"]) and told["table"]["missing"] == []
+    for of, row in told["asked"].items():
+        assert 0 <= row["control"]["low"] <= row["control"]["value"] <= row["control"]["high"] <= 1
+        assert row["seconds"] > 0 and row["calls"] == ("1 x 2" if "guided" in of else "1")
+    assert len(told["verdicts"]) == 10 and {one["word"] for one in told["verdicts"]} <= {
+        "A better",
+        "B better",
+        "inconclusive",
+    }
+    assert "missing" not in shown and "seconds a picture" in shown
+    kept, about = features.load_features(str(few / "out/table_1_ours_plain.safetensors"))
+    assert (
+        kept.shape == (20, 8)
+        and about["data"].startswith("ours, plain")
+        and about["extractor"].startswith("drawn-judge")
+    )
+    again = nearness.evaluate(
+        features.load_features(str(few / "out/table_1_real.safetensors"))[0].repeat(2, 1), kept, "the judge's"
+    )
+    assert isinstance(again, Scores) and isinstance(again.rows[0], Score)
+
+    names = [name for name in pretrained.names() if name not in ("report", "unconditional")]
+    monkeypatch.setattr(pretrained, "names", lambda: names)
+    assert measure("table-1") == 0
+    shown, told = capsys.readouterr().out, told_in(few, "table_1")
+    assert told["table"]["missing"] == [line.of for line in nearness.LINES[:2]] and len(told["verdicts"]) == 3
+    assert "the report's, conditional: its weights are missing" in shown
+    assert [row["of"] for row in told["scores"][0]["rows"]][:3] == [line.of for line in nearness.LINES[2:]]
+
+
+def test_seconds_are_the_whole_pictures(few, weights):
+    told = evaluate.arguments(__import__("argparse").ArgumentParser()).parse_args(["--steps", "3"])
+    paints = obeying.painter(told, str(weights["painter"]))
+    assert nearness.seconds(paints, torch.zeros(8, len(DRAWN)), 1.0) > 0
+
+
+# learned by heart
+
+
+def test_memory_knows_copies(few):
+    assert measure("memory", "--each", "5") == 0
+    told = told_in(few, "painter_memory")
+    for look in ("pixels", "drawn-judge, 8 features, as it is, weights"):
+        (rows,) = (rows for name, rows in told.items() if name.startswith(look))
+        drawn, others, copies = rows.values()
+        assert copies["share"] == 1 and others["share"] < 1 and drawn["count"] == others["count"] == 24
+
+
+# control
+
+
+@pytest.mark.parametrize("said", ["all", "1"])
+def test_control_at_every_scale(few, said):
+    assert measure(f"control-{said}") == 0
+    told = told_in(few, f"painter_control_{said}")
+    assert list(told["scales"]) == ["1", "2"] == list(told["control"]["scales tried on rows of the train list"])
+    chosen = told["scales"][f"{told['control']['scale']:g}"]
+    assert chosen["rows"] == told["rows"] and 0 <= chosen["mean"]["value"] <= 1
+    asked = {row["name"]: row["obeyed"] for row in told["rows"]}
+    assert all(asked[name]["yes"]["count"] >= 5 <= asked[name]["no"]["count"] for name in ("Smiling", "Male"))
+    assert "--names Smiling Male" in told["control"]["command"]
+    if said == "1":
+        assert len(told["rows"]) == 2 and len(told["unsaid"]) == len(DRAWN)
+        assert told["leakage"]["asked"] == ["Male", "Smiling"] or set(told["leakage"]["asked"]) == {"Smiling", "Male"}
+        assert len(told["leakage"]["more"][0]) == len(DRAWN) and {"Male"} <= told["amplification, mean"].keys()
+    else:
+        assert {"Male", "no Male", "Young", "no Young"} <= told["by people"].keys()
+
+
+def test_half_requests_come_from_the_same_noise(few, monkeypatch, weights):
+    asked = []
+    draw = obeying.Painter.draw
+
+    def spy(self, cond, scale):
+        asked.append((cond, scale))
+        return draw(self, cond, scale)
+
+    monkeypatch.setattr(obeying.Painter, "draw", spy)
+    assert measure("halves") == 0
+    rows = told_in(few, "painter_halves")["rows"]
+    assert list(rows) == ["Smiling", "Male"] and list(rows["Male"]) == ["-1", "-0.5", "0", "0.5", "1"]
+    assert [cond.abs().max().item() for cond, _ in asked] == [1, 0.5, 0, 0.5, 1]
+    last = asked[-1][0]
+    assert last[:5, DRAWN.index("Smiling")].tolist() == [1] * 5 and last[5:, DRAWN.index("Male")].tolist() == [1] * 5
+    assert (last != 0).sum() == 10 and rows["Male"]["1"]["count"] == 5
+
+
+def test_the_judge_of_drawings_is_judged_on_three_kinds(few, capsys):
+    assert measure("drawn-judge") == 0
+    told = told_in(few, "drawn_judge")
+    assert {"together", "independent", "blurred"} <= told.keys()
+    for word in ("together", "independent", "blurred"):
+        assert set(told[word]) == set(DRAWN.names)
+    assert "Gaussian of" in told["judge"]["blurred"] and "independent" in capsys.readouterr().out
+
+
+# blur
+
+
+def test_blur_is_found_again():
+    pictures = data.drawn_faces(20, "test").images
+    assert torch.equal(blurred(pictures, 0), pictures)
+    soft = [softness(blurred(pictures, sigma)) for sigma in (0, 0.5, 1, 2)]
+    assert soft == sorted(soft) and soft[-1] < 0
+    assert matching_blur(pictures, blurred(pictures, 1.2)) == pytest.approx(1.2, abs=0.05)
+    assert matching_blur(blurred(pictures, 1.0), pictures) == 0
+    assert blurred(torch.full((1, 3, 8, 8), 77, dtype=torch.uint8), 2.0).unique().tolist() == [77]
+
+
+# what cannot be measured
+
+
+@pytest.mark.parametrize(
+    ("told", "says"),
+    [
+        (["--model", "cats"], "no weights called 'cats'"),
+        (["--model", "digits"], "does not draw faces"),
+        (["--model", "drawn-judge"], "does not draw faces"),
+        (["--count", "1"], "--count above 1"),
+        (["--count", "61"], "needs as many real faces, and 60 score, 80 train"),
+        (["--count", "19"], "--count must be at least 20, got 19"),
+        (["--features", "vgg"], "features must be auto"),
+        (["--features", "inception"], "put that file by hand into"),
+        (["--features", "inception", "--download"], "refused under pytest"),
+        (["--what", "control-1", "--names", "Smilling"], "did you mean 'Smiling'"),
+        (["--what", "survey"], "CelebA"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_line_and_nothing_is_drawn(few, capsys, monkeypatch, told, says):
+    monkeypatch.setattr(control, "sample", lambda *a: pytest.fail("drawn for nothing"))
+    assert main(["evaluate", "--model", "painter", "--steps", "1", "--scales", "1", "--count", "24", *told]) == 2
+    err = capsys.readouterr().err.strip().splitlines()[-1]
+    assert err.startswith("facelab: ") and says in err
