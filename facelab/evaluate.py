@@ -18,11 +18,11 @@ from torch import Tensor
 
 from facelab import control, data, metrics, nearness, obeying
 from facelab.attributes import CELEBA
-from facelab.features import EXTRACTOR, efficientnet_features, save_features
+from facelab.features import EXTRACTOR, efficientnet_features, extractor, features_of, save_features
 from facelab.metrics import as_text
 from facelab.model import AttributeClassifier, Denoiser
 from facelab.obeying import JUDGES, TWELVE, command
-from facelab.plan import machine
+from facelab.plan import cache_dir, machine
 from facelab.pretrained import load
 from facelab.survey import survey
 
@@ -187,7 +187,7 @@ def _features(told) -> tuple[str, dict, str]:
         "extractor": EXTRACTOR,
         "command": command(told, "features", "seed"),
     }
-    features = efficientnet_features(pictures, progress=True)
+    features = features_of(pictures, extractor("efficientnet", where=obeying.here()), True, cache_dir() / "features")
     if told.out:
         save_features(told.out / f"{nearness.RECORDED}.safetensors", features, about)
     about |= {"count": len(features)}

@@ -23,7 +23,7 @@ from facelab.features import (
     save_features,
 )
 from facelab.metrics import as_text, memorised
-from facelab.obeying import Painter, answers_of, blurred, command, here, judge_of, painter
+from facelab.obeying import DRAWN_ROWS, Painter, answers_of, blurred, command, here, judge_of, painter
 from facelab.plan import cache_dir
 from facelab.scores import LEAST, Scores, evaluate, verdict
 
@@ -181,7 +181,7 @@ def reference(told: argparse.Namespace, which: str) -> Reference:
         if [eye.name for eye in looking] != [EFFICIENTNET]:
             raise ValueError("without CelebA there are only recorded features of it: take --features efficientnet.")
         return Reference(looking, f"recorded features of {load_features(RECORDED)[1]['data']}")
-    score, train = data.faces("score", which), data.faces("train", which)
+    score, train = data.faces("score", which), data.faces("train", which, min(DRAWN_ROWS, data.DRAWN_COUNTS["train"]))
     if min(len(score), len(train)) < told.count:
         raise ValueError(f"--count {told.count} needs as many real faces, and {len(score)} score, {len(train)} train.")
     source = f"{score.source}; the floor: {train.source}"

@@ -25,6 +25,7 @@ TWELVE = (
     "Smiling Male Blond_Hair Black_Hair Bangs Eyeglasses Wearing_Hat Heavy_Makeup Wearing_Lipstick No_Beard Bald Gray_Hair"
 ).split()
 JUDGES = {"celeba": "judge", "drawn": "drawn-judge"}
+DRAWN_ROWS = 2000  # drawn faces of the train partition: enough to ask from, and for a floor
 HALVES = (-1.0, -0.5, 0.0, 0.5, 1.0)
 
 
@@ -87,7 +88,9 @@ def judge_of(which: str) -> AttributeClassifier:
 
 def answers_of(which: str, split: str) -> Tensor:
     """(N, K) rows of which requests are made."""
-    return data.celeba_answers(split)[1] if which == "celeba" else data.drawn_faces(split=split).conds
+    if which == "celeba":
+        return data.celeba_answers(split)[1]
+    return data.drawn_faces(min(DRAWN_ROWS, data.DRAWN_COUNTS[split]), split).conds
 
 
 def names_of(told: argparse.Namespace, attributes: Attributes) -> list[str]:

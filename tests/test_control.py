@@ -325,6 +325,28 @@ def test_asking_knows_the_shape_of_a_denoiser_that_has_one():
     assert ask(denoise, NAMES.encode(Hat=True)[None], 2).shape == (1, *SHAPE)
 
 
+def test_what_is_kept_is_drawn_once_and_belongs_to_its_request(tmp_path):
+    calls, inner = [], painter()
+
+    def denoise(x_t, t, cond):
+        calls.append(len(x_t))
+        return inner(x_t, t, cond)
+
+    denoise.schedule = inner.schedule
+    cond = requests(answers(500), NAMES, 10, 1)
+    told = {"steps": 2, "scale": 1.0, "seed": 3, "shape": SHAPE, "batch": 32}
+    drawn = ask(denoise, cond, **told)
+    assert torch.equal(ask(denoise, cond, keep=tmp_path, **told), drawn) and sum(calls) == 2 * 160
+    assert torch.equal(ask(denoise, cond, keep=tmp_path, **told), drawn) and sum(calls) == 2 * 160
+    # The first batch is the same request, whatever comes behind it; everything else makes another.
+    assert torch.equal(ask(denoise, cond[:32], keep=tmp_path, **told), drawn[:32]) and sum(calls) == 2 * 160
+    for other in ({"seed": 4}, {"scale": 0.5}, {"steps": 3}):
+        calls.clear()
+        assert not torch.equal(ask(denoise, cond, keep=tmp_path, **told | other), drawn) and sum(calls) >= 160
+    calls.clear()
+    assert not torch.equal(ask(denoise, -cond, keep=tmp_path, **told), drawn) and sum(calls) == 160
+
+
 # what was not said
 
 

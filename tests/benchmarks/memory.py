@@ -28,10 +28,10 @@ def held() -> tuple[float, float]:
     return own, own + files
 
 
-def noise(file: Path, count: int) -> torch.Tensor:
+def noise(file: Path, count: int, seed: int) -> torch.Tensor:
     with open(file, "wb") as out:
         for start in range(0, count, 1000):
-            rng = np.random.default_rng(start)
+            rng = np.random.default_rng((seed, start))
             out.write(rng.integers(0, 256, (min(1000, count - start), 3, 64, 64), np.uint8).tobytes())
     return torch.from_numpy(np.memmap(file, np.uint8, "c", shape=(count, 3, 64, 64)))
 
@@ -50,7 +50,7 @@ def main(count: int = 50_000):
 
     eyes = Extractor("noise", SIZE, f"noise, {SIZE} features", see, 256, lambda features: features[:, :1008])
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as top:
-        sets = [noise(Path(top) / name, count) for name in ("real", "other", "fake")]
+        sets = [noise(Path(top) / name, count, seed) for seed, name in enumerate(("real", "other", "fake"))]
         before, start = held(), time.time()
         watcher = threading.Thread(target=watch)
         watcher.start()
