@@ -405,7 +405,9 @@ def test_a_second_leg_goes_on_from_the_first_and_tells_of_it(tmp_path, monkeypat
     assert two.card["recipe"]["start"] == one.card["sha256"][:16] and one.card["recipe"]["start"] == ""
     assert [leg["sha256"] for leg in two.card["legs"]] == [one.card["sha256"]] and "legs" not in one.card
     assert two.card["recipe"]["lr"] == 5e-4 != one.card["recipe"]["lr"]
-    assert two.card["command"].endswith("--lr 0.0005 --start one --out DIR") and two.card["sha256"] != one.card["sha256"]
+    assert (
+        two.card["command"].endswith("--lr 0.0005 --start one --out DIR") and two.card["sha256"] != one.card["sha256"]
+    )
 
 
 def test_weights_of_another_net_cannot_be_started_from(tmp_path, monkeypatch, capsys):
