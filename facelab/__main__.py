@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 import facelab
-from facelab import evaluate, plan, plots, pretrained, train
+from facelab import evaluate, photo, plan, pretrained, train
 from facelab.attributes import DIGITS
 from facelab.data import at_hand
 from facelab.guidance import classifier_free
@@ -33,6 +33,8 @@ def _sample(told) -> None:
         raise ValueError(f"{name!r} reads pictures, it does not draw them: choose another --model.")
     if not 1 <= told.count <= 1000:
         raise ValueError(f"--count must be from 1 to 1000, got {told.count}.")
+    if told.out.suffix.lower() != ".png":
+        raise ValueError(f"--out must end in .png, got {told.out.name!r}.")
     # Digits exclude each other, so each is a row of its own; of a face all that is said holds at once.
     said = [wish_of(wish, model.attributes) for wish in told.wish]
     if not model.attributes.exclusive:
@@ -44,8 +46,11 @@ def _sample(told) -> None:
     wishes = model.attributes.encode_many(said)
     net, cond = net.to(where), wishes.repeat_interleave(told.count, 0).to(where)
     x_T = noise(told.count, model.shape, told.seed).repeat(len(wishes), 1, 1, 1).to(where)
-    drawn = sample(classifier_free(net, told.scale), x_T, cond, DDIM(net.schedule), steps)
-    plots.show(drawn, told.count if len(wishes) > 1 else None, side=112).save(told.out)
+    solver = DDIM(net.schedule)
+    drawn = sample(classifier_free(net, told.scale), x_T, cond, solver, steps)
+    asked = wishes[0] if len(wishes) == 1 else wishes
+    made = photo.recipe(model, asked, scale=told.scale, steps=steps, solver=solver, seed=told.seed)
+    photo.save_png(drawn, told.out, made, columns=told.count if len(wishes) > 1 else None, side=112)
     print(f"{len(drawn)} of {', '.join(model.attributes.describe(wish) for wish in wishes)}, written to {told.out}")
 
 

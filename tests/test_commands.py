@@ -8,6 +8,7 @@ from facelab import pretrained
 from facelab.__main__ import main, wish_of
 from facelab.attributes import CELEBA, DIGITS
 from facelab.model import Denoiser
+from facelab.photo import recipe_of
 from facelab.pretrained import Pretrained
 
 
@@ -62,7 +63,7 @@ def asked(monkeypatch):
             raise ValueError(f"there are no weights called {name!r}")
         shape, attributes, exclusive = known[name]
         net = Spy(shape, attributes.names, exclusive, channels=(32,), attention=(False,), patch=4)
-        return Pretrained(name, attributes, shape, {}, net)
+        return Pretrained(name, attributes, shape, {"sha256": "5" * 64}, net)
 
     monkeypatch.setattr(pretrained, "load", load)
     return seen
@@ -74,7 +75,16 @@ def test_attributes_are_one_request_of_one_face(asked, tmp_path, capsys):
     said, unsaid = asked[0].chunk(2)
     assert torch.equal(said, CELEBA.encode(Smiling=True, Eyeglasses=False).expand(2, -1)) and not unsaid.any()
     assert "2 of no Eyeglasses, Smiling, written to" in capsys.readouterr().out
-    assert Image.open(out).mode == "RGB"
+    assert Image.open(out).mode == "RGB" and "no photograph" in Image.open(out).text["Description"]
+    assert recipe_of(out) == {
+        "model": "celeba",
+        "sha256": "5" * 64,
+        "cond": {"Smiling": 1, "Eyeglasses": -1},
+        "scale": 2,
+        "steps": 1,
+        "solver": "DDIM",
+        "seed": 0,
+    }
 
 
 def test_sixteen_faces_are_a_square(asked, tmp_path):
@@ -106,11 +116,12 @@ def test_names_are_printed_in_groups(asked, capsys):
         (["Smiling=1", "7"], "no attribute '7'"),
         ([], "say what to draw"),
         (["Smiling", "--count", "0"], "--count must be"),
+        (["Smiling", "--out", "faces.jpg"], "--out must end in .png"),
         (["Smiling", "--model", "cats"], "no weights called 'cats'"),
     ],
 )
 def test_what_cannot_be_drawn_is_one_line_and_exit_code_2(asked, words, says, tmp_path, capsys):
     out = tmp_path / "faces.png"
-    assert main(["sample", *words, "--out", str(out)]) == 2
+    assert main(["sample", "--out", str(out), *words]) == 2
     err = capsys.readouterr().err
     assert says in err and len(err.splitlines()) == 1 and not out.exists()
