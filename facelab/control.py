@@ -123,9 +123,18 @@ def _say(few: list[str], each: int) -> None:
 
 
 def ask(
-    denoise, cond: Tensor, steps=20, scale=2.0, seed=0, batch=64, shape=None, progress: bool = False, keep=None
+    denoise,
+    cond: Tensor,
+    steps=20,
+    scale=2.0,
+    seed=0,
+    batch=64,
+    shape=None,
+    progress: bool = False,
+    keep=None,
+    solver: type = DDIM,
 ) -> Tensor:
-    """The pictures that are drawn for requests: (B, C, H, W) uint8, by DDIM under classifier-free guidance.
+    """The pictures that are drawn for requests: (B, C, H, W) uint8, under classifier-free guidance.
 
     Picture i is a function of the seed, its request and i, whatever the batch and however many processes draw.
 
@@ -138,8 +147,11 @@ def ask(
         progress: show a bar.
         keep: a folder in which each batch is kept (see `kept.py`), so that a stopped call goes on and several processes
             share the work; it belongs to one denoiser.
+        solver: `DDIM`, `AdamsBashforth`, ...: a deterministic one.
     """
-    shape, solver, generator = tuple(shape or denoise.shape), DDIM(denoise.schedule), torch.Generator()
+    shape, generator = tuple(shape or denoise.shape), torch.Generator()
+    # Kept pictures of DDIM were named before there was a choice.
+    words = () if solver is DDIM else (solver.__name__,)
     guided, drawn = classifier_free(denoise, scale), torch.empty(len(cond), *shape, dtype=torch.uint8)
 
     def noise_from(state, count):
@@ -147,12 +159,14 @@ def ask(
         return torch.stack([torch.randn(shape, generator=generator) for _ in range(count)])
 
     def draw(state, c):
-        return as_saved(sample(guided, noise_from(state, len(c)), c, solver, steps)).cpu()
+        return as_saved(sample(guided, noise_from(state, len(c)), c, solver(denoise.schedule), steps)).cpu()
 
     jobs, state = {}, generator.manual_seed(seed).get_state()
     for start in range(0, len(cond), batch):
         c = cond[start : start + batch]
-        jobs[kept.name_of(shape, steps, scale, seed, start, tensors=[c.float()])] = functools.partial(draw, state, c)
+        jobs[kept.name_of(shape, steps, scale, seed, start, *words, tensors=[c.float()])] = functools.partial(
+            draw, state, c
+        )
         # Only where the generator stands is remembered: the noise of 50,000 pictures would take 2.4 GB.
         noise_from(state, len(c))
         state = generator.get_state()

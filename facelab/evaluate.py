@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from facelab import control, data, metrics, nearness, obeying
+from facelab import control, costs, data, metrics, nearness, obeying
 from facelab.attributes import CELEBA
 from facelab.features import EXTRACTOR, efficientnet_features, extractor, features_of, save_features
 from facelab.metrics import as_text
@@ -201,6 +201,8 @@ PARTS = {
     "distance": nearness.distance,
     "table-1": nearness.table_1,
     "memory": nearness.memory,
+    "scales": costs.scales,
+    "calls": costs.calls,
     "control-all": functools.partial(obeying.obeying, said="all"),
     "control-1": functools.partial(obeying.obeying, said=1),
     "control-3": functools.partial(obeying.obeying, said=3),

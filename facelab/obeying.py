@@ -19,6 +19,7 @@ from facelab.features import as_saved
 from facelab.metrics import as_text, proportion
 from facelab.model import AttributeClassifier, Denoiser
 from facelab.plan import cache_dir, device
+from facelab.sample import DDIM
 
 # Those that stand for the forty where each costs hundreds of pictures: common and rare, hair, face, worn.
 TWELVE = (
@@ -44,11 +45,11 @@ class Painter:
     def attributes(self) -> Attributes:
         return self.net.attributes
 
-    def draw(self, cond: Tensor, scale: float) -> Tensor:
+    def draw(self, cond: Tensor, scale: float, steps: int | None = None, solver: type = DDIM) -> Tensor:
         """(B, C, H, W) uint8, kept; weights that take no condition are asked plainly, for it would change nothing."""
         where = cache_dir() / "asked" / self.sha256[:16]
-        scale = scale if self.listens else 1.0
-        return control.ask(self.net, cond, self.steps, scale, self.seed, progress=True, keep=where)
+        scale, steps = scale if self.listens else 1.0, steps or self.steps
+        return control.ask(self.net, cond, steps, scale, self.seed, progress=True, keep=where, solver=solver)
 
     @property
     def listens(self) -> bool:

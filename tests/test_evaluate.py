@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from facelab import control, data, evaluate, features, nearness, obeying, pretrained
+from facelab import control, costs, data, evaluate, features, nearness, obeying, pretrained
 from facelab.__main__ import main
 from facelab.attributes import DRAWN
 from facelab.features import Extractor
@@ -267,3 +267,82 @@ def test_what_cannot_be_measured_is_one_line_and_nothing_is_drawn(few, capsys, m
     assert main(["evaluate", "--model", "painter", "--steps", "1", "--scales", "1", "--count", "24", *told]) == 2
     err = capsys.readouterr().err.strip().splitlines()[-1]
     assert err.startswith("facelab: ") and says in err
+
+
+# costs
+
+
+@pytest.fixture
+def plain_eyes(monkeypatch):
+    """In place of EfficientNet: each colour's mean and spread, so that a distance can be followed by hand."""
+
+    def see(pictures):
+        x = pictures.float().flatten(2) / 127.5 - 1
+        return torch.cat([x.mean(2), x.std(2)], 1)
+
+    eyes = Extractor("efficientnet", 6, "mean and spread", see, 64)
+    monkeypatch.setattr(costs, "extractor", lambda name, where=None: eyes)
+    monkeypatch.setattr(nearness, "eyes", lambda told, which: [eyes])
+    return see
+
+
+def test_scales_tells_what_moves_and_what_it_costs(few, plain_eyes, monkeypatch, capsys):
+    """A stand-in that draws all red where a smile is asked for, and brighter with the scale; a judge who sees red as both."""
+    asked = []
+
+    def ask(net, cond, steps, scale, seed, **options):
+        asked.append((len(cond), scale, options["solver"].__name__))
+        red = (cond[:, DRAWN.index("Smiling")] > 0) & (scale > 1)
+        pictures = torch.zeros(len(cond), 3, 64, 64, dtype=torch.uint8)
+        pictures[:, 0] = (red * 25 * int(scale))[:, None, None].byte()
+        return pictures
+
+    def read(judge, pictures):
+        return torch.where(pictures[:, 0, 0, 0] > 60, 1, -1)[:, None].expand(-1, len(DRAWN))
+
+    monkeypatch.setattr(control, "ask", ask)
+    monkeypatch.setattr(control, "read", read)
+    assert measure("scales") == 0
+    told = told_in(few, "painter_scales")
+    assert [row["scale"] for row in told["rows"]] == list(costs.LOUDER)
+    # Red above 60 is 25 times a scale of 3 and more.
+    assert [row["Smiling"]["value"] for row in told["rows"]] == [0, 0, 0, 1, 1, 1, 1]
+    assert [row["Male"]["value"] for row in told["rows"]] == [0, 0, 0, 1, 1, 1, 1]
+    moves = told["loudness"]["moved in the data"]
+    rows = data.drawn_faces(60, "valid").conds
+    male, smiling = (rows[:, DRAWN.index(name)] > 0 for name in ("Male", "Smiling"))
+    wanted = male[smiling].float().mean() - male[~smiling].float().mean()
+    assert moves["Smiling"]["value"] == 1 and abs(moves["Male"]["value"] - wanted) < 1e-6
+    assert asked == [pair for scale in costs.LOUDER for pair in ((24, scale, "DDIM"), (10, scale, "DDIM"))]
+    assert "Male moved" in capsys.readouterr().out
+
+
+def test_calls_gives_each_solver_the_same_noises_and_requests(few, plain_eyes, monkeypatch, capsys):
+    asked = []
+
+    def ask(net, cond, steps, scale, seed, **options):
+        asked.append((steps, options["solver"].__name__, scale, seed, cond))
+        level = 127 + steps // 2 + 20 * len(options["solver"].__name__)
+        return torch.full((len(cond), 3, 64, 64), min(level, 255), dtype=torch.uint8)
+
+    monkeypatch.setattr(control, "ask", ask)
+    monkeypatch.setattr(costs, "FEWER", (5, 100))
+    assert measure("calls", "--seed", "3") == 0
+    told = told_in(few, "painter_calls")
+    assert [one[:4] for one in asked] == [
+        (n, name, 1.0, 3) for name in ("DDIM", "Heun", "AdamsBashforth") for n in (5, 100)
+    ]
+    assert all(torch.equal(one[4], asked[0][4]) for one in asked)
+    found = told["distance"]
+    assert list(found) == ["DDIM", "Heun", "AdamsBashforth"] and found["DDIM"]["5"] != found["DDIM"]["100"]
+    assert told["haste"]["floor"] > 0 and told["haste"]["command"].endswith(
+        "--count 24 --steps 1 --seed 3 --out data/results"
+    )
+
+
+def test_kept_pictures_of_one_solver_are_not_another_s(weights, tmp_path):
+    net, cond = pretrained.load(str(weights["painter"])).denoiser, torch.zeros(2, len(DRAWN))
+    drawn = [control.ask(net, cond, 4, 1.0, keep=tmp_path, solver=solver) for solver in costs.SOLVERS]
+    again = [control.ask(net, cond, 4, 1.0, solver=solver) for solver in costs.SOLVERS]
+    assert all(torch.equal(a, b) for a, b in zip(drawn, again, strict=True))
+    assert not torch.equal(drawn[0], drawn[1]) and len(list(tmp_path.glob("*.safetensors"))) == 3
