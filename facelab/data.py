@@ -245,12 +245,9 @@ def drawn_faces(count: int | None = None, split: str = "train", together: bool =
     count = DRAWN_COUNTS[split] if count is None else count
     if not 1 <= count <= 1_000_000 or not 0 <= seed < 1_000_000:
         raise ValueError(f"count must be from 1 to 1,000,000, seed from 0 below it, got {count} and {seed}.")
-    # Every split of every seed has its own million of seeds.
-    stream = 3 * seed + list(DRAWN_COUNTS).index(split)
 
     def make():
-        conds, seeds = drawn.answers(count, stream, together), stream * 1_000_000 + np.arange(count)
-        return count, _drawn(conds, seeds)
+        return count, _drawn(*drawn_people(count, split, together, seed))
 
     kind = "together" if together else "independent"
     # The drawing itself is the recipe: whoever changes a line of it, or the names, gets other faces.
@@ -259,6 +256,13 @@ def drawn_faces(count: int | None = None, split: str = "train", together: bool =
     faces = prepared(f"drawn-{split}-{count}-{kind}-{seed}", recipe, make, f"{count:,} drawn faces, {split}")
     source = f"{count:,} drawn faces, {split}, attributes {'together as in CelebA' if together else 'independent'}"
     return Pictures(faces.images, faces.conds, DRAWN, source, faces.key)
+
+
+def drawn_people(count: int, split: str = "train", together: bool = True, seed: int = 0) -> tuple[Tensor, np.ndarray]:
+    """(answers (count, K), seeds (count,)) of the first of `drawn_faces`, with which `drawn` draws them again."""
+    # Every split of every seed has its own million of seeds.
+    stream = 3 * seed + list(DRAWN_COUNTS).index("test" if split == "score" else split)
+    return drawn.answers(count, stream, together), stream * 1_000_000 + np.arange(count)
 
 
 def _drawn(conds: Tensor, seeds: np.ndarray):

@@ -94,13 +94,11 @@ def test_there_and_back_is_the_picture(made):
 @pytest.mark.parametrize("made", SCHEDULES, ids=repr)
 def test_second_order_there_and_back(made):
     world = gaussian(made)
+    usual = sample(world, invert(world, X_0, NO_COND, ddim(made), 50, 0), NO_COND, ddim(made), 50)
     for solver in second_order(made):
-        off = {}
-        for steps in (25, 51):  # of an even number of calls Heun makes the first step DDIM's
-            there = invert(world, X_0, NO_COND, solver, steps, 3)
-            off[steps] = (sample(world, there, NO_COND, solver, steps) - X_0).abs().max().item()
-        usual = sample(world, invert(world, X_0, NO_COND, ddim(made), 50, 0), NO_COND, ddim(made), 50)
-        assert off[51] < (usual - X_0).abs().max() / 4, (type(solver).__name__, off)
+        # Of an even number of calls Heun would make the first step DDIM's.
+        back = sample(world, invert(world, X_0, NO_COND, solver, 51, 3), NO_COND, solver, 51)
+        assert (back - X_0).abs().max() < (usual - X_0).abs().max() / 4, type(solver).__name__
 
 
 def test_the_calls_are_the_ticks_from_clean_to_noisy():

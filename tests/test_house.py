@@ -41,7 +41,8 @@ def in_git() -> list[Path]:
 STOREYS = """
     schedule attributes plan plots download photo
     prepared kept portrait drawn celeba data model ideal guidance
-    sample edit checkpoints pretrained features metrics scores control leakage survey obeying nearness costs evaluate subjects train
+    sample edit checkpoints pretrained features metrics scores control leakage likeness survey obeying nearness costs evaluate
+    subjects train
     explorer widgets exercises lessons
     __main__
 """.split()
