@@ -14,7 +14,7 @@ from facelab import data, drawn
 from facelab.attributes import DRAWN
 from facelab.data import Pictures
 from facelab.edit import crossed, edit, invert, walk
-from facelab.metrics import as_saved
+from facelab.features import as_saved
 from facelab.sample import sample
 
 # What changes in an edit that is measured, face by face in turn: worn, hair, expression, skin.
