@@ -41,9 +41,8 @@ def in_git() -> list[Path]:
 STOREYS = """
     schedule attributes plan plots download photo
     prepared kept portrait drawn celeba data model ideal guidance
-    sample edit checkpoints pretrained features metrics scores control leakage likeness survey obeying nearness costs evaluate
-    subjects train
-    explorer widgets exercises lessons
+    sample edit metrics scores checkpoints pretrained features control leakage likeness survey obeying nearness costs evaluate subjects train
+    subjects train request widgets explorer exercises lessons
     __main__
 """.split()
 ALONE = {"matplotlib": {"plots"}, "ipywidgets": {"explorer", "widgets"}}  # who alone may import it
