@@ -1,6 +1,6 @@
 """A request: all that decides a picture, in plain Python (lesson 04; the explorer turns it).
 
-    picture = ask(model.denoiser, encode_many([asked] * people), steps=calls, scale, seed)
+    pictures = ask(model.denoiser, encode_many([asked] * people), steps, scale, seed)
 
 It is a frozen value: `say`, `surprise`, `toward` hand back another one, and `frames` draws it station by station.
 """
@@ -16,8 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-import facelab
-from facelab import drawn
+from facelab import drawn, photo
 from facelab.attributes import CELEBA, DIGITS, DRAWN, Attributes
 from facelab.guidance import classifier_free
 from facelab.metrics import as_saved
@@ -28,7 +27,7 @@ from facelab.survey import survey
 
 # An answer that fewer faces give than one in twenty, or a pair that fewer give than one in two hundred, a network has
 # hardly seen: what it draws then is a guess.
-RARE, RARE_TOGETHER = 0.05, 0.005
+RARE, RARE_TOGETHER, NEVER = 0.05, 0.005, 0.0005
 JUDGES = {CELEBA: "judge", DRAWN: "drawn-judge", DIGITS: "digits-judge"}
 
 
@@ -59,7 +58,7 @@ class Request:
         seed: the noise: who it is.
         people: pictures, each from noise of its own.
         scale: guidance: 0 ignores, 1 is plain, above 1 insists.
-        calls: of the network a picture.
+        steps: calls of the network a picture.
 
     Raises:
         ValueError: for weights that do not draw, or a number outside its range.
@@ -70,7 +69,7 @@ class Request:
     seed: int = 0
     people: int = 1
     scale: float = 2.0
-    calls: int = 20
+    steps: int = 20
 
     def __post_init__(self):
         if self.model.denoiser is None:
@@ -78,7 +77,7 @@ class Request:
         object.__setattr__(self, "said", tuple(map(float, self.said)) or (0.0,) * len(self.attributes))
         if len(self.said) != len(self.attributes) or not all(-1 <= value <= 1 for value in self.said):
             raise ValueError(f"said must be {len(self.attributes)} numbers from -1 to 1, got {self.said}.")
-        spans = {"seed": (0, 2**31), "people": (1, 64), "calls": (1, len(self.model.schedule)), "scale": (-20, 20)}
+        spans = {"seed": (0, 2**31), "people": (1, 64), "steps": (1, len(self.model.schedule)), "scale": (-20, 20)}
         for field, (low, high) in spans.items():
             if not low <= getattr(self, field) <= high:
                 raise ValueError(f"{field} must be from {low} to {high}, got {getattr(self, field)!r}.")
@@ -143,14 +142,14 @@ class Request:
     # The pictures
 
     def frames(self, coarse: int | None = None) -> Iterator[Tensor]:
-        """From noise to pictures, calls + 1 frames (people, C, H, W) in [-1, 1]; to let go of it ends the work.
+        """From noise to pictures, steps + 1 frames (people, C, H, W) in [-1, 1]; to let go of it ends the work.
 
         `coarse` draws a preview: so many calls, plain, each half of a guided one.
         """
         net = self.model.denoiser
-        guided = net if coarse else classifier_free(net, self.scale)
+        guided = classifier_free(net, self.scale) if self.asked and not coarse else net
         x_T = noise(self.people, self.model.shape, self.seed)
-        return trajectory(guided, x_T, self.cond, DDIM(self.model.schedule), coarse or self.calls)
+        return trajectory(guided, x_T, self.cond, DDIM(self.model.schedule), coarse or self.steps)
 
     def draw(self) -> Tensor:
         """The pictures (people, C, H, W) in [-1, 1]."""
@@ -165,23 +164,14 @@ class Request:
 
     def recipe(self) -> dict:
         """All that it takes to draw the very same picture, as JSON holds it."""
-        return {
-            "model": self.model.name,
-            "sha256": self.model.card.get("sha256", ""),
-            "asked": self.asked,
-            "seed": self.seed,
-            "people": self.people,
-            "scale": self.scale,
-            "calls": self.calls,
-            "solver": "DDIM",
-            "facelab": facelab.__version__,
-        }
+        how = {"scale": self.scale, "steps": self.steps, "solver": "DDIM", "seed": self.seed}
+        return photo.recipe(self.model, self.cond, **how, people=self.people)
 
     def code(self) -> str:
         """Three lines that draw the very same picture, `pictures` (people, C, H, W) uint8."""
         asked = json.dumps({name: int(value) if value == int(value) else value for name, value in self.asked.items()})
         many = f"[{asked}]" if self.people == 1 else f"[{asked}] * {self.people}"
-        told = f"model.attributes.encode_many({many}), steps={self.calls}, scale={self.scale}, seed={self.seed}"
+        told = f"model.attributes.encode_many({many}), steps={self.steps}, scale={self.scale}, seed={self.seed}"
         return "\n".join([
             "from facelab import control, pretrained",
             f"model = pretrained.load({json.dumps(self.model.name)})",
@@ -207,7 +197,7 @@ class Request:
     def rare(self) -> dict[str, float]:
         """{what: its share of the data's faces} for what they hold too rarely to be trusted: answers and pairs of them.
 
-        Of the pairs, only those of answers that are common enough alone, and the three rarest.
+        Of the pairs the three rarest; where one of the two is rare by itself, only those that practically never occur.
         """
         if (data := held(self.attributes)) is None:
             return {}
@@ -217,10 +207,10 @@ class Request:
         words = {i: ("" if sign > 0 else "no ") + self.attributes.names[i] for i, sign in signs.items()}
         alone = {words[i]: share[i] for i in signs if share[i] < RARE}
         pairs = {}
-        for a, b in itertools.combinations([i for i in signs if share[i] >= RARE], 2):
+        for a, b in itertools.combinations(signs, 2):
             spread = (share[a] * (1 - share[a]) * share[b] * (1 - share[b])) ** 0.5
             both = share[a] * share[b] + signs[a] * signs[b] * together[a, b].item() * spread
-            if both < RARE_TOGETHER:
+            if both < (RARE_TOGETHER if min(share[a], share[b]) >= RARE else NEVER):
                 pairs[f"{words[a]} with {words[b]}"] = max(0.0, both)
         return alone | dict(sorted(pairs.items(), key=lambda pair: pair[1])[:3])
 

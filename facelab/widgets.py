@@ -32,6 +32,10 @@ VERDICTS = {
 }
 BLUE, RED, GREEN, GREY = *plots.COLOURS[:3], "#777777"
 WIDE = {"description_width": "120px"}
+PAPER = (
+    "background: white; padding: 4px; border-radius: 4px; max-width: 100%; box-sizing: border-box; margin: 0; "
+    "object-fit: contain"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,8 +99,8 @@ class Design:
         powers = {1 / 15: "10⁻⁸", 5 / 15: "10⁻⁴", 9 / 15: "1", 13 / 15: "10⁴"}
         alt = f"of {made!r}, tick by tick. {self.look(0)} {self.look()} {self.look(self.ticks - 1)} Thin: cosine."
         return [
-            _img(_chart(rates, {0: "0", 0.5: "0.5", 1: "1"}, self.tick, self.ticks), f"Signal and noise {alt}"),
-            _img(_chart(snrs, powers, self.tick, self.ticks), f"Signal-to-noise ratio {alt}"),
+            img(_chart(rates, {0: "0", 0.5: "0.5", 1: "1"}, self.tick, self.ticks), f"Signal and noise {alt}"),
+            img(_chart(snrs, powers, self.tick, self.ticks), f"Signal-to-noise ratio {alt}"),
         ]
 
     def pictures(self, x_0: Tensor) -> list[str]:
@@ -105,10 +109,10 @@ class Design:
         # The same noise at every tick and every move: only the schedule changes what is seen.
         eps = noise(1, tuple(x_0.shape)).expand(9, -1, -1, -1)
         frames = self.schedule.add_noise(x_0.cpu().float()[None], eps, torch.tensor(ticks))
-        images = [_img(plots.show(frames[0], captions=[f"tick {self.tick}"], side=165).png, f"Picture. {self.look()}")]
+        images = [img(plots.show(frames[0], captions=[f"tick {self.tick}"], side=165).png, f"Picture. {self.look()}")]
         for at in (slice(1, 5), slice(5, 9)):
             strip = plots.filmstrip(frames[at], ticks[at], side=84)
-            images.append(_img(strip.png, f"The picture drowning at ticks {', '.join(map(str, ticks[at]))}."))
+            images.append(img(strip.png, f"The picture drowning at ticks {', '.join(map(str, ticks[at]))}."))
         return images
 
 
@@ -228,12 +232,11 @@ def _chart(lines: dict[str, tuple], grid: dict[float, str], tick: int, ticks: in
     return f'{head} font-family="sans-serif" font-size="12" fill="#222222">{"".join(parts)}</svg>'.encode()
 
 
-def _img(picture: bytes, alt: str) -> str:
+def img(picture: bytes, alt: str, style: str = PAPER) -> str:
     """HTML of a PNG or SVG, on white so that a dark theme does not swallow it; `widgets.Image` has no alt text."""
     kind = "png" if picture.startswith(b"\x89PNG") else "svg+xml"
-    style = "background: white; padding: 4px; border-radius: 4px; max-width: 100%; box-sizing: border-box; margin: 0"
     code = base64.b64encode(picture).decode()
-    return f'<img src="data:image/{kind};base64,{code}" alt="{html.escape(alt)}" style="{style}; object-fit: contain">'
+    return f'<img src="data:image/{kind};base64,{code}" alt="{html.escape(alt)}" style="{style}">'
 
 
 def _row(imgs: list[str]) -> str:
