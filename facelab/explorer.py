@@ -412,12 +412,13 @@ class Wishes(ipywidgets.VBox):
         return _box("group", _box("group-head", _html(f"<b>{html.escape(title)}</b>"), turn), chips, dials)
 
     def _chip(self, name: str) -> ipywidgets.Box:
-        yes = ipywidgets.Button(description=name.replace("_", " "), tooltip=self._hint(name), **self._common)
+        hint = f"{name.replace('_', ' ')}: not said; {self._hint(name)}"
+        yes = ipywidgets.Button(description=name.replace("_", " "), tooltip=hint, **self._common)
         yes.on_click(lambda _: self._press(name, 1.0))
         yes.add_class("facelab-yes")
         buttons = [yes]
         if not self.attributes.exclusive:
-            no = ipywidgets.Button(icon="ban", tooltip=f"no {name.replace('_', ' ')}", **self._common)
+            no = ipywidgets.Button(description=f"no {name.replace('_', ' ')}", tooltip=hint, **self._common)
             no.on_click(lambda _: self._press(name, -1.0))
             no.add_class("facelab-no")
             buttons.append(no)
@@ -441,10 +442,8 @@ class Wishes(ipywidgets.VBox):
         for state, holds in (("is-yes", value > 0), ("is-no", value < 0)):
             (chip.add_class if holds else chip.remove_class)(f"facelab-{state}")
         yes.description = word if value in (-1, 0, 1) else f"{word} {value:g}"
-        yes.icon = "check" if value == 1 else ""
-        yes.tooltip = f"{word}: {'yes' if value > 0 else 'no' if value < 0 else 'not said'}. {self._hint(name)}"
-        for button in no:
-            button.tooltip = f"no {word}" + (", said" if value < 0 else "")
+        for button in (yes, *no):
+            button.tooltip = f"{word}: {'yes' if value > 0 else 'no' if value < 0 else 'not said'}; {self._hint(name)}"
         if name in self.dials:
             self.dials[name].number.value = value
 
