@@ -59,8 +59,8 @@ class AttributeExplorer(ipywidgets.VBox):
         self._pace: dict[int, float] = {}  # seconds of one plain call, by people
         self._threaded = "google.colab" not in sys.modules
         self.seen, self.said, self.now = (ipywidgets.HTML() for _ in range(3))
-        self.wishes = Wishes(model.attributes, self._say)
-        stage = _box("stage", self.seen, self.now, self._buttons(), self.said, self._dials())
+        self.wishes, self.dials = Wishes(model.attributes, self._say, live=self._threaded), self._dials()
+        stage = _box("stage", self.seen, self.now, self._buttons(), self.said, self.dials)
         desk = _box("desk", stage, self.wishes)
         folds = self._way(), self._yours(), self._keeping()
         super().__init__([_html(f"<style>{STYLE.read_text('utf-8')}</style>"), desk, *folds])
@@ -163,7 +163,7 @@ class AttributeExplorer(ipywidgets.VBox):
         return found
 
     def _drawn(self, request: Request, coarse: int | None, newer=lambda: False) -> Tensor | None:
-        start, told, pictures = time.monotonic(), 0.0, None
+        start, told, pictures = time.monotonic(), -1.0, None
         for done, pictures in enumerate(request.frames(coarse)):  # noqa: B007 - the last one is the picture
             spent = time.monotonic() - start
             if newer():
@@ -283,7 +283,7 @@ class AttributeExplorer(ipywidgets.VBox):
             self._try(lambda: self.ask(self.request.say(name, value)))
 
     def _way(self) -> ipywidgets.Box:
-        self.route, way = _html(""), Dial("place", 0.0, 0.0, 1.0, 0.05)
+        self.route, way = _html(""), Dial("place", 0.0, 0.0, 1.0, 0.05, self._threaded)
         self.place = way.number
 
         def mark(end):
@@ -374,11 +374,13 @@ class AttributeExplorer(ipywidgets.VBox):
 class Wishes(ipywidgets.VBox):
     """Every attribute as a three-way control, group by group; a group opens into sliders.
 
-    `said(name, value)` is called when one is moved; `show(values)` puts all where they belong.
+    `said(name, value)` is called when one is moved, with `live` also while a slider moves; `show(values)` puts all where they
+    belong.
     """
 
-    def __init__(self, attributes: Attributes, said):
-        self.attributes, self.said, self.values = attributes, said, (0.0,) * len(attributes)
+    def __init__(self, attributes: Attributes, said, live: bool = True):
+        self.attributes, self.said, self.live = attributes, said, live
+        self.values = (0.0,) * len(attributes)
         self.chips: dict[str, tuple[ipywidgets.Box, ...]] = {}
         self.dials: dict[str, Dial] = {}
         # One layout and one style for all, or a page of forty attributes would hold four hundred models.
@@ -402,7 +404,7 @@ class Wishes(ipywidgets.VBox):
             opening = dials.layout.display == "none"
             if opening and not dials.children:
                 dials.children = [self._dial(name) for name in names]
-            dials.layout.display, chips.layout.display = ("flex", "none") if opening else ("none", "grid")
+            dials.layout.display, chips.layout.display = ("flex", "none") if opening else ("none", "")
             turn.description = "as buttons" if opening else "as sliders"
             turn.tooltip = f"{title} {turn.description}"
 
@@ -427,7 +429,7 @@ class Wishes(ipywidgets.VBox):
 
     def _dial(self, name: str) -> Dial:
         low = 0.0 if self.attributes.exclusive else -1.0
-        dial = Dial(name.replace("_", " "), self.values[self.attributes.index(name)], low, 1.0, 0.1)
+        dial = Dial(name.replace("_", " "), self.values[self.attributes.index(name)], low, 1.0, 0.1, self.live)
         dial.number.observe(lambda change: self.said(name, change["new"]), "value")
         self.dials[name] = dial
         return dial

@@ -184,14 +184,19 @@ class ScheduleDesigner(ipywidgets.VBox):
 
 
 class Dial(ipywidgets.HBox):
-    """A slider and a number field that say the same: the field has the name that sliders do not tell a screen reader."""
+    """A slider and a number field that say the same: the field has the name that sliders do not tell a screen reader.
 
-    def __init__(self, label: str, value, low, high, step):
+    `live` sliders tell every place they pass, others where they come to rest.
+    """
+
+    def __init__(self, label: str, value, low, high, step, live: bool = True):
         kinds = {int: (ipywidgets.BoundedIntText, ipywidgets.IntSlider)}
         number, slider = kinds.get(type(step), (ipywidgets.BoundedFloatText, ipywidgets.FloatSlider))
         span = {"value": value, "min": low, "max": high, "step": step}
         self.number = number(**span, description=label, style=WIDE, layout={"width": "220px", "flex": "none"})
-        self.slider = slider(**span, readout=False, layout={"flex": "1 1 160px", "max_width": "480px"})
+        self.slider = slider(
+            **span, readout=False, continuous_update=live, layout={"flex": "1 1 160px", "max_width": "480px"}
+        )
         # Sliders in the page say 0.020000000000000004; the field is what counts.
         tidy = (lambda value: round(value, 6),) * 2
         ipywidgets.link((self.slider, "value"), (self.number, "value"), transform=tidy)
