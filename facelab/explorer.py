@@ -257,8 +257,8 @@ class AttributeExplorer(ipywidgets.VBox):
         request, most = self.start, len(self.start.model.schedule)
         self.seed = ipywidgets.BoundedIntText(request.seed, min=0, max=2**31, description="seed: who it is", style=WIDE)
         scale, steps = (
-            Dial("guidance", request.scale, 0.0, 8.0, 0.5),
-            Dial("calls", request.steps, 1, min(100, most), 1),
+            Dial("guidance", request.scale, 0.0, 8.0, 0.5, self._threaded),
+            Dial("calls", request.steps, 1, min(100, most), 1, self._threaded),
         )
         self.scale, self.steps = scale.number, steps.number
         options = [("one, large", 1), ("a row of four", 4)]
@@ -498,7 +498,11 @@ def _percent(share: float) -> str:
 
 
 def _code(lines: str) -> str:
-    copy = "navigator.clipboard.writeText(this.nextElementSibling.innerText); this.innerText = 'Copied'"
+    # Where the page may not copy by itself, the lines are at least marked.
+    copy = (
+        "const code = this.nextElementSibling; navigator.clipboard.writeText(code.innerText)"
+        ".then(() => { this.innerText = 'Copied' }, () => getSelection().selectAllChildren(code))"
+    )
     return (
         f'<div class="facelab-code"><button type="button" onclick="{copy}">Copy</button>'
         f'<pre tabindex="0" aria-label="three lines that draw the same picture">{html.escape(lines)}</pre></div>'

@@ -30,6 +30,7 @@ from facelab.data import Pictures
 from facelab.model import AttributeClassifier, Denoiser, seeded
 from facelab.plan import PLANS, Plan, Recipe, cache_dir, device, machine, plan, precision
 from facelab.pretrained import fill, load, save
+from facelab.recording import Recorder
 from facelab.sample import DDIM, noise, sample
 from facelab.subjects import KINDS_OF_NET, SUBJECTS, WALKS, Subject
 
@@ -385,6 +386,9 @@ def arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--fresh", action="store_true", help="start over")
+    parser.add_argument(
+        "--record", action="store_true", help="keep what it draws along the way, to be scrubbed through"
+    )
     parser.add_argument("--download", action="store_true", help="fetch missing data (MNIST 11 MB, CelebA 1.4 GB)")
     return parser
 
@@ -421,7 +425,12 @@ def _train(told: argparse.Namespace) -> None:
         recipe = dataclasses.replace(recipe, start=before.card["sha256"][:16])
         legs = [*before.card.get("legs", []), {name: before.card[name] for name in LEG}]
     options = {"fresh": told.fresh, "copy_to": told.copy_to}
-    last = _to_the_end(training(net, subject.pictures, recipe, keep=told.out / "checkpoints", **options), recipe.steps)
+    steps, recorder = training(net, subject.pictures, recipe, keep=told.out / "checkpoints", **options), None
+    if told.record:
+        if subject.shown is None:
+            raise ValueError(f"{told.subject} draws nothing that --record could keep.")
+        recorder = Recorder(lambda net: _shown(net, subject))
+    last = _to_the_end(recorder(steps) if recorder else steps, recipe.steps)
     net = last.net
     card = {
         "what": f"{told.subject}: {type(net).__name__}, trained by facelab {facelab.__version__}",
@@ -437,10 +446,17 @@ def _train(told: argparse.Namespace) -> None:
     }
     if legs:
         card["legs"] = legs
+    if recorder:
+        recorder.recording({name: card[name] for name in LEG if name in card}).save(told.out / "training.safetensors")
     # Weights first: a score that fails must not cost a training.
     save(net, told.out, card | {"scores": {}})
     save(net, told.out, card | {"scores": subject.score(net)})
     print(f"written to {told.out}")
+
+
+def _shown(net, subject: Subject) -> Tensor:
+    """One picture for each condition that the subject shows, of the same seeds every time."""
+    return sample(net, noise(len(subject.shown), net.shape), subject.shown, DDIM(net.schedule), subject.steps)
 
 
 # What a card tells of each leg that came before.
@@ -468,7 +484,7 @@ def _walk(told: argparse.Namespace) -> None:
         options = {"fresh": told.fresh, "copy_to": told.copy_to}
         net, losses = fit(net, subject.pictures, dataclasses.replace(recipe, **how), keep=keep, **options)
         table.append({"recipe": name, "settings": change | how, **subject.compare(net), "last loss": losses[-1]})
-        drawn.append(sample(net, noise(10, net.shape), subject.shown, DDIM(net.schedule), subject.steps))
+        drawn.append(_shown(net, subject))
     about = {
         "what": f"the same net, data, seed and number of pictures; {subject.steps} DDIM calls",
         "data": subject.pictures.source,

@@ -1,6 +1,6 @@
-"""Widgets to play with in a lesson: the schedule designer (lesson 01).
+"""Widgets to play with in a lesson: the schedule designer (lesson 01), a training to scrub through (lesson 02).
 
-What is shown is plain Python, a `Design`, which draws and speaks with no widget at hand; the widget only turns it.
+What is shown is plain Python, a `Design` or a `Look`, which draws and speaks with no widget at hand; the widget only turns it.
 Everything happens in the callback itself, for Colab shows nothing that a background thread changes.
 """
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from facelab import plots
+from facelab.recording import Recording, load_recording
 from facelab.sample import noise
 from facelab.schedule import SCHEDULES, Schedule, cosine
 
@@ -181,6 +182,98 @@ class ScheduleDesigner(ipywidgets.VBox):
             dial.layout.display = "flex" if kind == self.kind.value else "none"
         self.zero_snr.disabled = self.kind.value not in SHAPES
         self.zero_snr.description = "ends in pure noise by itself" if self.zero_snr.disabled else "end in pure noise"
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """A recorded training, and the moment one looks at.
+
+    Args:
+        recording: the training as it went.
+        at: which of its looks, from 1 on.
+
+    Raises:
+        ValueError: for a look that it does not have.
+    """
+
+    recording: Recording = dataclasses.field(repr=False, compare=False)
+    at: int = 1
+
+    def __post_init__(self):
+        if not 1 <= self.at <= len(self.recording.steps):
+            raise ValueError(f"there are looks 1 to {len(self.recording.steps)}, got {self.at!r}.")
+
+    @property
+    def step(self) -> int:
+        """After how many steps of the training."""
+        return int(self.recording.steps[self.at - 1])
+
+    @property
+    def pictures(self) -> Tensor:
+        """(B, C, H, W) in [-1, 1]: what the same seeds gave then."""
+        return self.recording.pictures[self.at - 1].float() / 127.5 - 1
+
+    @functools.cached_property
+    def smooth(self) -> Tensor:
+        """(N,) the loss of each step, averaged with those just before it, a fiftieth of the run."""
+        losses = self.recording.losses.double()
+        width = max(1, len(losses) // 50)
+        summed = torch.cat([torch.zeros(1).double(), losses.cumsum(0)])
+        first = (torch.arange(len(losses)) - width + 1).clamp(min=0)
+        last = torch.arange(len(losses)) + 1
+        return (summed[last] - summed[first]) / (last - first)
+
+    def words(self) -> str:
+        """Where one is, and the loss there."""
+        total = len(self.recording.losses)
+        return f"After step {self.step} of {total} the loss is {self.smooth[self.step - 1]:.3g}."
+
+    def chart(self) -> str:
+        """An <img>: the loss on a log scale, with a dot at the moment looked at."""
+        low, high = (float(end) for end in self.smooth.aminmax())
+        span = max(high / low, 1 + 1e-6)
+        heights = (self.smooth / low).log() / torch.tensor(span).log()
+        grid = {place: f"{low * span**place:.2g}" for place in (0, 0.5, 1)}
+        svg = _chart({"loss, smoothed, log scale": (heights, BLUE)}, grid, self.step - 1, len(heights))
+        return img(svg, f"The loss falls from {self.smooth[0]:.3g} to {self.smooth[-1]:.3g}. {self.words()}")
+
+    def picture(self) -> str:
+        """An <img> of what was drawn then."""
+        shown = plots.show(self.pictures, min(5, len(self.pictures)), side=84)
+        return img(shown.png, f"{len(self.pictures)} pictures of the same seeds, drawn after step {self.step}.")
+
+
+class TrainingReplay(ipywidgets.VBox):
+    """Scrub through a training, from fog to pictures; the last line of a cell shows it.
+
+    `look` is all that is set. What cannot be drawn is told in one sentence, and the last good look stays.
+
+    Args:
+        recording: a `Recording`, the name of a shipped one ("digits"), or a file of yours.
+
+    Raises:
+        ValueError: where there is no such recording.
+    """
+
+    def __init__(self, recording: Recording | str = "digits"):
+        self.look = Look(recording if isinstance(recording, Recording) else load_recording(recording))
+        self.dial = Dial("look", 1, 1, len(self.look.recording.steps), 1)
+        self.said, self.seen = ipywidgets.HTML(), ipywidgets.HTML()
+        self.dial.number.observe(self._draw, "value")
+        super().__init__([self.dial, self.said, self.seen])
+        self._draw()
+
+    def __repr__(self) -> str:
+        return f"A training to scrub through. {self.look.words()} Run this cell to move it."
+
+    def _draw(self, _=None):
+        try:
+            look = dataclasses.replace(self.look, at=self.dial.number.value)
+            self.seen.value = _row([look.picture(), look.chart()])
+            said, self.look = f"<b>{html.escape(look.words())}</b>", look
+        except Exception as fault:  # as above
+            said = f"<b>This cannot be drawn:</b> {html.escape(str(fault) or type(fault).__name__)}"
+        self.said.value = f'<div style="line-height: 1.5; margin: 4px 0">{said}</div>'
 
 
 class Dial(ipywidgets.HBox):

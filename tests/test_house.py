@@ -41,7 +41,7 @@ def in_git() -> list[Path]:
 STOREYS = """
     schedule attributes plan plots download photo
     prepared kept portrait drawn celeba data model ideal guidance
-    sample edit metrics scores checkpoints pretrained features control leakage likeness survey obeying nearness costs evaluate subjects train
+    sample edit metrics scores checkpoints recording pretrained features control leakage likeness survey obeying nearness costs evaluate subjects train
     subjects train request widgets explorer exercises lessons
     __main__
 """.split()
