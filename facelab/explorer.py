@@ -45,14 +45,17 @@ class AttributeExplorer(ipywidgets.VBox):
     Args:
         model: trained weights that draw: `pretrained.load("celeba")`, or "drawn", or "digits".
         judge: what reads the pictures; by default the shipped judge of these attributes.
+        still: what a saved notebook shows in the explorer's place, for those who only look.
 
     Raises:
         ValueError: for weights that do not draw.
     """
 
-    def __init__(self, model: Pretrained, judge: AttributeClassifier | None = None):
+    def __init__(
+        self, model: Pretrained, judge: AttributeClassifier | None = None, still: plots.Illustration | None = None
+    ):
         self.start = Request(model, steps=10 if model.attributes.exclusive else 20)
-        self.request, self.judge, self.own, self.marks = self.start, judge, None, {}
+        self.request, self.judge, self.still, self.own, self.marks = self.start, judge, still, None, {}
         self._kept: OrderedDict[Request, tuple[Tensor, Tensor | None]] = OrderedDict()
         self._lock, self._wanted, self._busy, self._thread = threading.RLock(), None, False, None
         self._quiet, self._unread = False, ""
@@ -110,6 +113,13 @@ class AttributeExplorer(ipywidgets.VBox):
     def __repr__(self) -> str:
         # A saved notebook holds no living widget, only this line.
         return f"An explorer of {self.request.model.name}, asking for: {self.request.describe()}. Run this cell to move it."
+
+    def _repr_mimebundle_(self, **options):
+        # ipywidgets 7 never asks for this, and shows the widget alone.
+        shown = super()._repr_mimebundle_(**options)
+        if self.still is not None:
+            shown["text/html"] = self.still._repr_mimebundle_()[0]["text/html"]
+        return shown
 
     # The work
 
@@ -369,6 +379,23 @@ class AttributeExplorer(ipywidgets.VBox):
             act()
         except Exception as fault:
             self._tell(fault)
+
+
+# For those who only look: one person, asked for six things.
+SIX = ({}, {"Smiling": 1}, {"Blond_Hair": 1}, {"Black_Hair": 1, "Bangs": 1}, {"Male": 1}, {"Male": 1, "Young": -1})
+SIX_IN_WORDS = (
+    "The same person in six states of the explorer, drawn for: anything; Smiling; Blond Hair; Bangs, Black Hair; Male; "
+    "Male, no Young."
+)
+
+
+def six_states(model: Pretrained, seed: int = 0, side: int = 128) -> plots.Illustration:
+    """The same person asked for `SIX` things in turn, as the explorer would show them; data/results/explorer.png is one."""
+    start = Request(model, seed=seed)
+    asked = [dataclasses.replace(start, said=tuple(model.attributes.encode(**wishes).tolist())) for wishes in SIX]
+    words = [request.describe() for request in asked]
+    drawn = torch.cat([request.draw() for request in asked])
+    return plots.show(drawn, 6, captions=words, side=side, alt=f"{SIX_IN_WORDS.partition(':')[0]}: {'; '.join(words)}.")
 
 
 class Wishes(ipywidgets.VBox):

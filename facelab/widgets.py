@@ -307,7 +307,7 @@ def _chart(lines: dict[str, tuple], grid: dict[float, str], tick: int, ticks: in
     """
 
     def x(t):
-        return round(38 + 228 * t / (ticks - 1), 1)
+        return round(38 + 228 * t / max(1, ticks - 1), 1)
 
     def y(height):
         return round(170 - 140 * min(max(height, 0), 1), 1)

@@ -446,6 +446,23 @@ def test_the_picture_is_saved_with_its_recipe(explorer, tmp_path, monkeypatch):
         explorer.save("face.jpg")
 
 
+def test_a_saved_notebook_shows_a_still_in_its_place():
+    still = plots.Illustration(plots.show(torch.zeros(*SHAPE)).png, "Six states.")
+    shown = AttributeExplorer(model(), judge(), still)._repr_mimebundle_()
+    assert 'alt="Six states."' in shown["text/html"] and any("widget-view" in kind for kind in shown)
+    assert "text/html" not in explore()._repr_mimebundle_()
+
+
+def test_six_states_are_one_person():
+    six = module.six_states(model(CELEBA), side=8)
+    assert six.alt == module.SIX_IN_WORDS and len(module.SIX) == 6
+    drawn = [request.draw() for request in (Request(model(CELEBA)), Request(model(CELEBA)).say("Smiling", 1))]
+    pixels = np.asarray(six.image)
+    for i, picture in enumerate(drawn):
+        left = i * (8 + plots.GAP)
+        assert (pixels[:8, left : left + 8] == plots.to_uint8(picture)[0]).all()
+
+
 # The work: newest first, nothing queued
 
 
