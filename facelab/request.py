@@ -103,7 +103,7 @@ class Request:
         """The same with one answer changed; where attributes exclude each other, a yes unsays the others."""
         at, exclusive = self.attributes.index(name), self.attributes.exclusive
         said = [0.0] * len(self.said) if exclusive and value == 1 else list(self.said)
-        said[at] = float(value)
+        said[at] = round(float(value), 4)  # as fine as a recipe tells it
         return dataclasses.replace(self, said=tuple(said))
 
     def silent(self) -> "Request":
