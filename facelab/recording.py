@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from facelab.metrics import as_saved
+from facelab.features import as_saved
 from facelab.plan import shipped_dir
 
 

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from facelab import drawn, photo
 from facelab.attributes import CELEBA, DIGITS, DRAWN, Attributes
+from facelab.features import as_saved
 from facelab.guidance import classifier_free
-from facelab.metrics import as_saved
 from facelab.model import AttributeClassifier
 from facelab.pretrained import Pretrained, load, results
 from facelab.sample import DDIM, noise, trajectory

@@ -23,7 +23,7 @@ from facelab import explorer as module
 from facelab import photo, plots, pretrained, request
 from facelab.attributes import CELEBA, DIGITS, DRAWN, Attributes
 from facelab.explorer import AttributeExplorer
-from facelab.metrics import as_saved
+from facelab.features import as_saved
 from facelab.model import AttributeClassifier
 from facelab.pretrained import Pretrained
 from facelab.request import NEVER, RARE, RARE_TOGETHER, Request, held, judge_of, sure_of

@@ -41,8 +41,8 @@ def in_git() -> list[Path]:
 STOREYS = """
     schedule attributes plan plots download photo
     prepared kept portrait drawn celeba data model ideal guidance
-    sample edit metrics scores checkpoints recording pretrained features control leakage likeness survey obeying nearness costs evaluate subjects train
-    subjects train request widgets explorer exercises lessons
+    sample edit checkpoints recording pretrained features metrics scores control leakage likeness survey obeying nearness costs
+    evaluate subjects train request widgets explorer exercises lessons
     __main__
 """.split()
 ALONE = {"matplotlib": {"plots"}, "ipywidgets": {"explorer", "widgets"}}  # who alone may import it
