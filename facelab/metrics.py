@@ -126,7 +126,8 @@ class Moments:
 
 def moments(features: Tensor) -> Moments:
     """Mean and covariance of features (N, D), N at least 2; those of real pictures are worth keeping."""
-    mean = checked(features).mean(0, dtype=torch.float64)
+    # By parts, for all at once would first be copied into float64.
+    mean = sum(part.sum(0, dtype=torch.float64) for part in checked(features).split(ROWS)) / len(features)
     root = mean.new_empty(0, len(mean))
     for part in features.split(ROWS):
         root = torch.cat([root, (part - mean) / (len(features) - 1) ** 0.5])
