@@ -41,7 +41,7 @@ def in_git() -> list[Path]:
 STOREYS = """
     schedule attributes plan plots download photo
     prepared kept portrait drawn celeba data model ideal guidance
-    sample edit checkpoints recording pretrained features metrics scores control leakage likeness survey obeying nearness costs
+    sample edit checkpoints pretrained features recording metrics scores control leakage likeness survey obeying nearness costs
     evaluate subjects train request widgets explorer exercises lessons
     __main__
 """.split()
