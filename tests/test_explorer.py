@@ -11,6 +11,7 @@ import sys
 import threading
 import types
 
+import ipywidgets
 import numpy as np
 import psutil
 import pytest
@@ -450,6 +451,7 @@ def test_the_picture_is_saved_with_its_recipe(explorer, tmp_path, monkeypatch):
         explorer.save("face.jpg")
 
 
+@pytest.mark.skipif(not hasattr(ipywidgets.Widget, "_repr_mimebundle_"), reason="ipywidgets 7 shows the widget alone")
 def test_a_saved_notebook_shows_a_still_in_its_place():
     still = plots.Illustration(plots.show(torch.zeros(*SHAPE)).png, "Six states.")
     shown = AttributeExplorer(model(), judge(), still)._repr_mimebundle_()
