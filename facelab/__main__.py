@@ -11,10 +11,10 @@ from facelab import evaluate, photo, plan, pretrained, train
 from facelab.attributes import DIGITS
 from facelab.data import at_hand
 from facelab.guidance import classifier_free
-from facelab.sample import DDIM, noise, sample
+from facelab.sample import DDIM, AdamsBashforth, noise, sample
 
-# Calls of the network a picture, where nobody says: digits are simpler than faces.
-CALLS = {"digits": 10}
+# How it draws where nobody says more: the solver of digits, that of faces, the calls of the network a picture, and guidance.
+DIGITS_BY, FACES_BY, CALLS, SCALE = DDIM, AdamsBashforth, 10, 2.0
 WORDS = {"yes": 1.0, "true": 1.0, "no": -1.0, "false": -1.0}
 
 
@@ -42,14 +42,14 @@ def _sample(told) -> None:
         if twice:
             raise ValueError(f"{', '.join(sorted(twice))} is said twice: say it once.")
         said = [{name: value for wish in said for name, value in wish.items()}]
-    where, steps = plan.device(), CALLS.get(name, 20) if told.steps is None else told.steps
+    where = plan.device()
     wishes = model.attributes.encode_many(said)
     net, cond = net.to(where), wishes.repeat_interleave(told.count, 0).to(where)
     x_T = noise(told.count, model.shape, told.seed).repeat(len(wishes), 1, 1, 1).to(where)
-    solver = DDIM(net.schedule)
-    drawn = sample(classifier_free(net, told.scale), x_T, cond, solver, steps)
+    solver = (DIGITS_BY if model.attributes.exclusive else FACES_BY)(net.schedule)
+    drawn = sample(classifier_free(net, told.scale), x_T, cond, solver, told.steps)
     asked = wishes[0] if len(wishes) == 1 else wishes
-    made = photo.recipe(model, asked, scale=told.scale, steps=steps, solver=solver, seed=told.seed)
+    made = photo.recipe(model, asked, scale=told.scale, steps=told.steps, solver=solver, seed=told.seed)
     photo.save_png(drawn, told.out, made, columns=told.count if len(wishes) > 1 else None, side=112)
     print(f"{len(drawn)} of {', '.join(model.attributes.describe(wish) for wish in wishes)}, written to {told.out}")
 
@@ -119,8 +119,8 @@ def main(argv: list[str] | None = None) -> int:
         "--model", help="weights to use, a name or a folder that train wrote; by default digits or celeba"
     )
     sampling.add_argument("--count", type=int, default=16, help="pictures of each")
-    sampling.add_argument("--scale", type=float, default=2.0, help="guidance: 0 ignores, 1 is plain, above 1 insists")
-    sampling.add_argument("--steps", type=int, help="calls of the network a picture: 10 for digits, 20 for faces")
+    sampling.add_argument("--scale", type=float, default=SCALE, help="guidance: 0 ignores, 1 is plain, above 1 insists")
+    sampling.add_argument("--steps", type=int, default=CALLS, help="calls of the network a picture")
     sampling.add_argument("--seed", type=int, default=0)
     sampling.set_defaults(run=_sample)
     commands.add_parser("train", help="train, resume, or load what is finished (train --help)")

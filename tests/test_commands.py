@@ -82,7 +82,7 @@ def test_attributes_are_one_request_of_one_face(asked, tmp_path, capsys):
         "cond": {"Smiling": 1, "Eyeglasses": -1},
         "scale": 2,
         "steps": 1,
-        "solver": "DDIM",
+        "solver": "AdamsBashforth",
         "seed": 0,
     }
 
@@ -92,6 +92,12 @@ def test_sixteen_faces_are_a_square(asked, tmp_path):
     assert main(["sample", "Smiling", "--steps", "1", "--out", str(out)]) == 0
     wide, high = Image.open(out).size
     assert len(asked[0]) == 32 and abs(wide - high) < 8
+
+
+def test_a_face_takes_ten_calls_where_nobody_says(asked, tmp_path):
+    out = tmp_path / "faces.png"
+    assert main(["sample", "Smiling", "--count", "1", "--out", str(out)]) == 0
+    assert len(asked) == 10 and recipe_of(out)["steps"] == 10 and recipe_of(out)["scale"] == 2
 
 
 def test_digits_are_rows_of_their_own(asked, tmp_path):

@@ -18,7 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
-from facelab.__main__ import FACES
+from facelab.__main__ import CALLS, FACES_BY, SCALE
 from facelab.attributes import CELEBA
 from facelab.data import Pictures
 from facelab.guidance import classifier_free
@@ -90,7 +90,7 @@ def main() -> None:
     ours.eval()
     report.eval()
 
-    solver, calls, scale = FACES
+    solver, calls, scale = FACES_BY, CALLS, SCALE
     cond = CELEBA.encode(Smiling=True)
     for count in (16, 1):
         x_T = noise(count, SHAPE)
