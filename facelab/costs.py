@@ -6,6 +6,7 @@ EfficientNet-Lite0, beside the floor: other real faces, as many.
 
 import argparse
 
+import torch
 from torch import Tensor
 
 from facelab import control
@@ -28,14 +29,18 @@ def scales(told: argparse.Namespace) -> tuple[str, dict, str]:
     paints, judge = painter(told), judge_of(painter(told).which)
     away, floor, source = _ruler(told, paints)
     cond, names = rows_of(told, paints.which), paints.attributes
-    alone = names.encode_many([{ASKED: True}, {ASKED: False}]).repeat_interleave(told.each, 0)
+    yes, no = (names.encode(**{ASKED: wish}).expand(told.each, -1) for wish in (True, False))
     data_moves = _moved(answers_of(paints.which, "valid").float(), answers_of(paints.which, "valid"), names)
     rows = []
     for scale in LOUDER:
-        drawn, seen = paints.draw(cond, scale), control.read(judge, paints.draw(alone, scale))
+        drawn = paints.draw(cond, scale)
+        # Asked apart, both start from the same noises, so that what moves was moved by asking.
+        seen = torch.cat([control.read(judge, paints.draw(alone, scale)) for alone in (yes, no)])
         obeyed = control.mean_obeyed(control.read(judge, drawn), cond, names, names)
         row = {"scale": scale, "asked = read": control.plain(obeyed), "distance": round(away(drawn), 2)}
-        rows.append(row | {name: control.plain(moved) for name, moved in _moved(seen, alone, names).items()})
+        rows.append(
+            row | {name: control.plain(moved) for name, moved in _moved(seen, torch.cat([yes, no]), names).items()}
+        )
     about = _about(told, paints, source, floor, "scales", "each") | {
         "moved": f"share read yes where {ASKED} is asked for, less the share where its absence is; {LEAK} is not asked",
         "moved in the data": {name: control.plain(moved) for name, moved in data_moves.items()},
