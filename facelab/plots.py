@@ -32,12 +32,12 @@ class Illustration:
         if len(self.png) > 40_000 and self.image.mode == "RGB":
             # Grids of faces as PNG, and twice, would fill a notebook; what is saved to a file stays a PNG.
             out = io.BytesIO()
-            self.image.save(out, "JPEG", quality=70)
+            self.image.save(out, "JPEG", quality=66)
             page = img.format("image/jpeg", base64.b64encode(out.getvalue()).decode(), html.escape(self.alt))
             return {"text/html": page, "text/plain": self.alt}, {}
         code = base64.b64encode(self.png).decode()
         page = img.format("image/png", code, html.escape(self.alt))
-        if getattr(self.image, "is_animated", False):
+        if self.png and getattr(self.image, "is_animated", False):
             # Those who cannot show the page get the first frame, so that a notebook holds the animation once.
             code = base64.b64encode(_png(self.image.convert("RGB"))).decode()
         return {"text/html": page, "image/png": code, "text/plain": self.alt}, {"image/png": {"alt": self.alt}}

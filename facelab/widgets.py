@@ -234,7 +234,7 @@ class Look:
         span = max(high / low, 1 + 1e-6)
         heights = (self.smooth / low).log() / torch.tensor(span).log()
         grid = {place: f"{low * span**place:.2g}" for place in (0, 0.5, 1)}
-        svg = _chart({"loss, smoothed, log scale": (heights, BLUE)}, grid, self.step - 1, len(heights))
+        svg = _chart({"loss, smoothed, log scale": (heights, BLUE)}, grid, self.step - 1, len(heights), first=1)
         return img(svg, f"The loss falls from {self.smooth[0]:.3g} to {self.smooth[-1]:.3g}. {self.words()}")
 
     def picture(self) -> str:
@@ -300,10 +300,10 @@ class Dial(ipywidgets.HBox):
         self.slider.max = self.number.max = high
 
 
-def _chart(lines: dict[str, tuple], grid: dict[float, str], tick: int, ticks: int) -> bytes:
+def _chart(lines: dict[str, tuple], grid: dict[float, str], tick: int, ticks: int, first: int = 0) -> bytes:
     """An SVG of {name: (heights (ticks,) from 0 to 1, colour)}: sharp, and a tenth of matplotlib's time.
 
-    Grey lines are thin and lie behind; the others bear a dot at the tick looked at.
+    Grey lines are thin and lie behind; the others bear a dot at the tick looked at. `first` is what tick 0 is called.
     """
 
     def x(t):
@@ -314,7 +314,7 @@ def _chart(lines: dict[str, tuple], grid: dict[float, str], tick: int, ticks: in
 
     names = "".join(f'<tspan fill="{ink}" dx="8">{name}</tspan>' for name, (_, ink) in lines.items())
     parts = [f'<text x="30" y="15">{names}</text>', f'<path d="M{x(tick)} 26V174" stroke="{GREY}"/>']
-    parts += [f'<text x="{x(t)}" y="188" text-anchor="middle">{t}</text>' for t in (0, ticks - 1)]
+    parts += [f'<text x="{x(t)}" y="188" text-anchor="middle">{t + first}</text>' for t in (0, ticks - 1)]
     for height, label in grid.items():
         parts.append(f'<path d="M38 {y(height)}H266" stroke="#dddddd"/>')
         parts.append(f'<text x="33" y="{y(height) + 4}" text-anchor="end">{label}</text>')

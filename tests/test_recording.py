@@ -103,6 +103,7 @@ def test_a_look_is_the_recording_s_own(recording):
     assert place == pytest.approx(39 / 99, abs=1e-3) and height == pytest.approx(2 / 3, abs=1e-3), (
         "4 of 1 to 8, by doublings"
     )
+    assert b">1</text>" in svg and b">100</text>" in svg, "steps are counted from 1"
     assert "falls from 8 to 1" in alt and look.words() in alt
     ((kind, png, alt),) = imgs(look.picture())
     pixels = np.asarray(Image.open(io.BytesIO(png)))

@@ -158,11 +158,17 @@ def test_a_person_moves_it(notebook, tmp_path):
     assert person.out.get_by_text("Nothing leaves this machine").count() == 1
     own = tmp_path / "own.png"
     after.resize((100, 120)).save(own)
-    person.out.locator("input[type=file]").set_input_files(own)
+
+    def choose(file):
+        with page.expect_file_chooser() as chooser:
+            person.button("Choose a picture").click()
+        chooser.value.set_files(file)
+
+    choose(own)
     person.out.get_by_text("your picture", exact=True).wait_for()
     person.whole()
     (tmp_path / "none.png").write_bytes(b"no picture")
-    person.out.locator("input[type=file]").set_input_files(tmp_path / "none.png")
+    choose(tmp_path / "none.png")
     person.out.get_by_text("no picture that can be read").wait_for()
     person.button("Reset").click()
     person.whole("anything")
