@@ -6,13 +6,16 @@ A deterministic step can be undone: the same line leads from picture to noise, w
 as the step there and back had them. Every function takes a denoise call, so a network, an ideal one or a guided one will do.
 """
 
+from collections import deque
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from facelab.guidance import classifier_free
-from facelab.sample import DDIM, noise_like, sample
+from facelab.sample import DDIM, noise_like
+from facelab.schedule import Schedule
 
 # Interpolation
 
@@ -90,6 +93,11 @@ def invert(denoise, x_0: Tensor, cond: Tensor, solver, steps: int, rounds: int =
     Raises:
         ValueError: for a solver that draws fresh noise, or a number of rounds that is none.
     """
+    return deque(_stations(denoise, x_0, cond, solver, steps, rounds), maxlen=1).pop()[1].to(x_0.dtype)
+
+
+def _stations(denoise, x_0: Tensor, cond: Tensor, solver, steps: int, rounds: int) -> Iterator[tuple[int, Tensor]]:
+    """Each (t, x_t) on the way from the picture to its noise."""
     if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 0:
         raise ValueError(f"rounds must be a whole number from 0 on, got {rounds!r}.")
     _deterministic(solver)
@@ -115,21 +123,59 @@ def invert(denoise, x_0: Tensor, cond: Tensor, solver, steps: int, rounds: int =
             used = there if first_order else [(here + far) / 2 for here, far in zip(guesses, there, strict=True)]
             x_t = moved(*used, t)
         guesses, x, s = there, x_t, t
-    return x.to(x_0.dtype)
+        yield t, x
 
 
+@torch.no_grad()
 def edit(
-    denoise, x_0: Tensor, was: Tensor, wish: Tensor, solver, steps: int, scale: float = 1.0, rounds: int = 1
+    denoise,
+    x_0: Tensor,
+    was: Tensor,
+    wish: Tensor,
+    solver,
+    steps: int,
+    scale: float = 1.0,
+    rounds: int = 1,
+    keep: float = 0.0,
 ) -> Tensor:
     """The given pictures with another condition, (B, C, H, W): inverted as what they are, drawn again as what is wished.
 
     Args:
-        was, wish: (B, K), (1, K) or (K,): what the pictures show, all of it, and what they shall show, all of it.
+        was, wish: (B, K), (1, K) or (K,): what the pictures show and what they shall show. Of many things that are said a
+            network listens little to each; with only what differs said, it changes more, also of what it should not.
         solver, steps, rounds: as for `invert`.
         scale: guidance on the way back, away from what was: 1 is plain, above 1 insists on what differs and on nothing else.
+        keep: 0 lets every pixel change. Else those go back the way they came, to what they were, where the guesses under
+            both conditions differ, at three ticks, by less than this share of the most they do anywhere (after Couairon et
+            al. 2023): six calls more.
+
+    Raises:
+        ValueError: as `invert`, or for a share outside [0, 1).
     """
-    x_T = invert(denoise, x_0, was, solver, steps, rounds)
-    return sample(classifier_free(denoise, scale, away_from=was), x_T, wish, solver, steps)
+    if not isinstance(keep, (int, float)) or isinstance(keep, bool) or not 0 <= keep < 1:
+        raise ValueError(f"keep must be from 0 (every pixel may change) to below 1, got {keep!r}.")
+    was, wish = (cond.to(x_0.device).expand(len(x_0), -1) for cond in (was, wish))
+    way = dict(_stations(denoise, x_0, was, solver, steps, rounds))
+    free = _free(denoise, way, was, wish, solver.schedule, keep)
+    guided, ticks = classifier_free(denoise, scale, away_from=was), solver.start(steps)
+    x, way[-1] = way[ticks[0]], x_0
+    for t, s in zip(ticks, [*ticks[1:], -1], strict=True):
+        x = solver.step(x, guided(x, t, wish).to(x), t, s)
+        x = torch.where(free, x, way[s].to(x))
+    return x.to(x_0.dtype)
+
+
+def _free(denoise, way: dict[int, Tensor], was: Tensor, wish: Tensor, schedule: Schedule, keep: float) -> Tensor:
+    """(B, 1, H, W): the pixels that may change."""
+    some = next(iter(way.values()))
+    if keep == 0:
+        return torch.ones_like(some[:, :1], dtype=torch.bool)
+    noisy = {t: sigma / (signal + sigma) for t in way for signal, sigma in [schedule(t)]}
+    asked = [min(way, key=lambda t: abs(noisy[t] - share)) for share in (0.4, 0.6, 0.8)]
+    differ = sum((denoise(way[t], t, wish) - denoise(way[t], t, was)).abs().mean(1, keepdim=True) for t in asked)
+    # Smoothed, for a lone pixel is no change.
+    differ = torch.nn.functional.avg_pool2d(differ, 5, stride=1, padding=2)
+    return (differ > keep * differ.amax((1, 2, 3), keepdim=True)).to(some.device)
 
 
 @torch.no_grad()

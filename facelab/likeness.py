@@ -56,8 +56,11 @@ def rms(a: Tensor, b: Tensor, where: Tensor | None = None) -> Tensor:
 
 
 def psnr(a: Tensor, b: Tensor, where: Tensor | None = None) -> Tensor:
-    """(B,) 20 log10(255 / rms) in decibels: 20 is a bad copy, 40 one that nobody tells from the original."""
-    return 20 * torch.log10(255 / rms(a, b, where))
+    """(B,) 20 log10(255 / rms) in decibels: 20 is a bad copy, 40 one that nobody tells from the original.
+
+    At most 58.9, where the rms is that of rounding to 256 levels: what is nearer is the same when saved.
+    """
+    return 20 * torch.log10(255 / rms(a, b, where).clamp(min=12**-0.5))
 
 
 # Editing
@@ -130,13 +133,20 @@ class Edited(NamedTuple):
 
 
 def edited(
-    denoise, pairs: Counterfactuals, solver, steps: int, scale: float = 1.0, rounds: int = 1, batch: int = 50
+    denoise,
+    pairs: Counterfactuals,
+    solver,
+    steps: int,
+    scale: float = 1.0,
+    rounds: int = 1,
+    keep: float = 0.0,
+    batch: int = 50,
 ) -> Edited:
     """Edit the faces `before` into what is asked of `after`, and measure; arguments as for `edit`."""
     plain, new = [], []
     for some in torch.arange(len(pairs.was)).split(batch):
         x_0, was, wish = pairs.before[some], pairs.was[some], pairs.wish[some]
-        new.append(edit(denoise, x_0, was, wish, solver, steps, scale, rounds))
+        new.append(edit(denoise, x_0, was, wish, solver, steps, scale, rounds, keep))
         plain.append(edit(denoise, x_0, was, was, solver, steps, 1.0, rounds))
     return judged(torch.cat(new), torch.cat(plain), pairs)
 

@@ -184,6 +184,41 @@ def test_an_edit_keeps_each_pictures_own_answers():
     assert got.std() < 1e-6 and 0.03 < got.mean() < 0.07
 
 
+def left_half(made):
+    """A world of 8 x 8 in which the answer is painted on the left three columns, faintly on the right ones too."""
+    shape = torch.ones(1, 8, 8).double() * 0.02
+    shape[..., :3] = 0.4
+    return GaussianDenoiser(lambda c: c[:, 0].reshape(-1, 1, 1, 1) * shape, 0.3, made)
+
+
+@pytest.mark.parametrize("made", [straight(), cosine()], ids=repr)
+def test_what_hardly_differs_goes_the_way_it_came(made):
+    x_0, was, wish = randn(3, 1, 8, 8) * 0.3, torch.tensor([-1.0]), torch.tensor([1.0])
+    for solver in (ddim(made), *second_order(made)):
+        loose, held = (edit(left_half(made), x_0, was, wish, solver, 11, 2.0, 20, keep) - x_0 for keep in (0.0, 0.3))
+        assert loose[..., 6:].mean() > 0.04
+        assert (held[..., 6:] == 0).all(), "what may not change is the picture itself"
+        assert_close(held[..., :3], loose[..., :3])
+        assert held[..., :3].mean() > 0.8
+    assert torch.equal(edit(left_half(made), x_0, was, was, ddim(made), 11, keep=0.3), x_0), "where nothing differs"
+
+
+def test_keeping_asks_six_times_more_and_no_more():
+    calls = []
+    for keep in (0.0, 0.5):
+        fake = Fake()
+        edit(fake, X_0, torch.ones(1), -torch.ones(1), ddim(straight()), 10, keep=keep)
+        calls.append(fake.calls)
+    assert [len(made) for made in calls] == [20, 26]
+    assert sorted(t for _, t, _ in calls[1][10:16]) == [399, 399, 599, 599, 799, 799]
+
+
+@pytest.mark.parametrize("keep", [-0.1, 1, 1.5, math.nan, True, None])
+def test_shares_to_keep_that_are_none(keep):
+    with refused("keep must be from 0"):
+        edit(Fake(), X_0, NO_COND, NO_COND, ddim(straight()), 5, keep=keep)
+
+
 def test_sdedit_keeps_what_is_not_drowned():
     made = straight()
     flat = IdealDenoiser(torch.stack([torch.full(SHAPE, v) for v in (-0.8, 0.8)]).double(), torch.ones(2, 1), made)

@@ -46,6 +46,7 @@ def test_decibels_by_hand():
     b[1, 0, :2] += 20 / 255  # ten levels, in a third of half of all
     assert_close(rms(a, b), torch.tensor([1.0, 10 / math.sqrt(6)]).double())
     assert_close(psnr(a, b), torch.tensor([48.1308, 20 * math.log10(25.5 * math.sqrt(6))]).double(), rtol=0, atol=1e-3)
+    assert psnr(a, a).tolist() == pytest.approx([58.92] * 2, abs=0.01)
     where = torch.zeros(2, 1, 4, 4, dtype=torch.bool)
     where[:, :, :2] = True
     assert_close(rms(a, b, where), torch.tensor([1.0, 10 / math.sqrt(3)]).double())
@@ -132,7 +133,7 @@ def test_faces_come_back_batch_by_batch():
     world = GaussianDenoiser(lambda cond: 0.3 * cond[:, :, None, None], 0.4, made)
     back = reconstructed(world, faces, DDIM(made, clip=False), 8, rounds=6, batch=2)
     assert_close(back, faces[:][0], rtol=0, atol=1e-3)
-    assert psnr(back, faces[:][0]).min() > 60
+    assert psnr(back, faces[:][0]).min() > 58
 
 
 # walks
