@@ -202,3 +202,9 @@ def test_an_animation_stays_small_or_is_refused(monkeypatch):
 def test_what_is_no_animation_is_refused(frames, titles):
     with pytest.raises(ValueError, match="an animation needs 2 frames"):
         plots.animation(shades(max(frames, 1))[:frames], titles)
+
+
+def test_the_place_of_a_picture_to_come_can_be_shown():
+    """A training that is watched shows an empty one first, and fills it later."""
+    shown, _ = plots.Illustration(b"", "")._repr_mimebundle_()
+    assert 'alt=""' in shown["text/html"]
