@@ -231,8 +231,9 @@ class AttributeExplorer(ipywidgets.VBox):
         request, self._quiet = self.request, True
         try:
             self.wishes.show(request.said)
-            for control, field in self._fields:
+            for control, field in self._fields[:-1]:
                 control.value = getattr(request, field)
+            self.people.value = 1 if request.people == 1 else 4  # asked for by hand it may be another number
             self.code.value = _code(request.code())
             ends = [self.marks.get(end) for end in ("from", "to")]
             known = [html.escape(mark.describe()) if mark else "not marked yet" for mark in ends]
@@ -266,10 +267,8 @@ class AttributeExplorer(ipywidgets.VBox):
     def _dials(self) -> ipywidgets.Box:
         request, most = self.start, len(self.start.model.schedule)
         self.seed = ipywidgets.BoundedIntText(request.seed, min=0, max=2**31, description="seed: who it is", style=WIDE)
-        scale, steps = (
-            Dial("guidance", request.scale, 0.0, 8.0, 0.5, self._threaded),
-            Dial("calls", request.steps, 1, min(100, most), 1, self._threaded),
-        )
+        scale = Dial("guidance", request.scale, 0.0, 8.0, 0.5, self._threaded)
+        steps = Dial("calls", request.steps, 1, min(100, most), 1, self._threaded)
         self.scale, self.steps = scale.number, steps.number
         options = [("one, large", 1), ("a row of four", 4)]
         self.people = ipywidgets.Dropdown(options=options, description="show", style=WIDE)

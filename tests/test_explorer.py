@@ -361,12 +361,14 @@ def test_each_dial_moves_the_request(explorer, control, value):
 
 
 def test_another_person_keeps_the_words(explorer):
+    random.seed(0)
     press(explorer, "Smile")
     before = explorer.request
     press(explorer, "Another person")
     assert explorer.request.said == before.said and explorer.request.seed != before.seed
+    before = explorer.request
     press(explorer, "Surprise me")
-    assert explorer.request.said != before.said
+    assert explorer.request.seed != before.seed and explorer.request.asked
     is_shown(explorer)
     explorer.beside.value = True
     press(explorer, "From what is asked now")
@@ -573,6 +575,14 @@ def test_the_picture_is_never_the_preview(explorer, monkeypatch):
     explorer._busy = False
     explorer.ask(explorer.request.say("Hat", -1))
     assert_close(explorer.picture, explorer.request.draw(), rtol=0, atol=0)
+
+
+def test_by_hand_more_can_be_asked_than_the_controls_hold(explorer):
+    explorer.ask(dataclasses.replace(explorer.request, people=3, scale=12.0))
+    explorer.wait()
+    assert len(imgs(explorer)) == 3 and explorer.people.value == 4 and explorer.request.scale == 12
+    press(explorer, "Smile")
+    assert explorer.request.people == 3 and explorer.request.scale == 12 and explorer.now.value == ""
 
 
 def test_threads_are_as_many_as_before(explorer):
