@@ -471,7 +471,8 @@ def _words(told: argparse.Namespace, row: Plan, recipe: Recipe) -> str:
         words += [f"--net {told.net}"]
     words += [f"--plan {row.name} --pictures {recipe.pictures} --seed {recipe.seed}"]
     words += [] if told.lr is None else [f"--lr {told.lr:g}"]
-    return " ".join([*words, f"--start {Path(told.start).name}"] if told.start else words)
+    words += [f"--start {Path(told.start).name}"] if told.start else []
+    return " ".join([*words, "--record"] if told.record else words)
 
 
 def _walk(told: argparse.Namespace) -> None:

@@ -13,6 +13,7 @@ from test_widgets import drawn, imgs
 
 from facelab import train, widgets
 from facelab.plan import Recipe
+from facelab.pretrained import load
 from facelab.recording import Recorder, Recording, load_recording
 from facelab.widgets import Look, TrainingReplay
 
@@ -114,6 +115,14 @@ def test_a_look_is_the_recording_s_own(recording):
             Look(recording, at)
 
 
+def test_the_shipped_digits_grow_from_fog():
+    replay = TrainingReplay()
+    kept, judge = replay.look.recording, load("digits-judge").classifier
+    read = [int((judge.read(Look(kept, at).pictures) == torch.arange(10)).sum()) for at in (1, len(kept.steps))]
+    assert read[0] <= 3 and read[1] >= 7 and kept.about["command"].endswith("--record --out DIR")
+    assert kept.losses[-100:].mean() < 0.3 * kept.losses[:10].mean()
+
+
 def test_scrubbing_moves_all(recording):
     replay = TrainingReplay(recording)
     for at in (3, 2, 1):
@@ -147,6 +156,10 @@ def test_train_records_what_draws(tmp_path, monkeypatch, capsys):
     told = ["digits", "--plan", "ci", "--pictures", "64", "--out", str(tmp_path), "--record"]
     assert train.main(told) == 0
     kept = load_recording(tmp_path / "training.safetensors")
-    assert kept.pictures.shape[1:] == (10, 1, 28, 28) and "train digits" in kept.about["command"]
+    assert (
+        kept.pictures.shape[1:] == (10, 1, 28, 28)
+        and "train digits" in kept.about["command"]
+        and "--record" in kept.about["command"]
+    )
     assert len(kept.losses) == 4 and kept.steps.tolist() == [1, 2, 3, 4]
     assert train.main(["digits-judge", *told[1:]]) == 2 and "draws nothing" in capsys.readouterr().err
