@@ -48,7 +48,7 @@ def python(wheel, tmp_path_factory):
 
 def test_the_wheel_holds_the_package_and_the_weights(wheel):
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    wanted = {f"facelab/{path.name}" for path in (ROOT / "facelab").glob("*.py")}
+    wanted = {f"facelab/{path.name}" for path in (ROOT / "facelab").iterdir() if path.suffix in (".py", ".css")}
     for source, target in SHIPPED.items():
         files = (path.relative_to(ROOT / source) for path in (ROOT / source).rglob("*") if path.is_file())
         wanted |= {f"{target}/{path.as_posix()}" for path in files}
