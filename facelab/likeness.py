@@ -216,20 +216,23 @@ def rise(
     real: Pictures,
     seen: Tensor,
     frames: int = 9,
+    walked: int = 20,
     base: Tensor | None = None,
     each: int = 200,
     batch: int = 64,
 ) -> Rise:
-    """Walk one attribute from no to yes on every noise of x_T (R, C, H, W), and let the judge follow.
+    """Walk one attribute from no to yes, and let the judge follow.
 
     Args:
+        x_T: (R, C, H, W) noises, on each of which both ends are drawn. Few of them move by chance: as many as there are real
+            faces of each kind make the two sides comparable.
         real, seen: real faces with their answers, and `probabilities(judge, real.images)`.
-        frames: places on the walk.
+        frames, walked: places on the walk, and on how many of the noises it is walked, the first ones.
         base: (K,), what is said besides, by default nothing.
         each: how many real faces with and without the attribute, the first of each kind; fewer where there are fewer.
 
     Raises:
-        ValueError: for an unknown name, or where no real face has it or all do.
+        ValueError: for an unknown name, fewer than two noises walked, or where no real face has the attribute or all do.
     """
     i = judge.attributes.index(name)
     kinds = [(real.conds[:, i] == answer).nonzero()[:each, 0] for answer in (1, -1)]
@@ -239,17 +242,23 @@ def rise(
         )
     ends = torch.zeros(2, len(judge.attributes)) if base is None else base.repeat(2, 1)
     ends[:, i] = torch.tensor([-1.0, 1.0])
-    noises, conds = crossed(x_T, walk(*ends, frames).to(x_T.device))
-    parts = zip(noises.split(batch), conds.split(batch), strict=True)
-    pictures = torch.cat([sample(denoise, x, cond, solver, steps).cpu() for x, cond in parts])
-    found = probabilities(judge, pictures).reshape(len(x_T), frames, -1)
-    moved = (found[:, -1] - found[:, 0]).mean(0).abs()
+
+    def looked(noises, conds):
+        """(R, F, K): what the judge makes of every noise under every condition."""
+        grid = crossed(noises, conds.to(noises.device))
+        parts = zip(*(part.split(batch) for part in grid), strict=True)
+        pictures = torch.cat([sample(denoise, x, cond, solver, steps).cpu() for x, cond in parts])
+        return probabilities(judge, pictures).reshape(len(noises), len(conds), -1)
+
+    way = looked(x_T[:walked], walk(*ends, frames))
+    found = torch.cat([way[:, [0, -1]], *([looked(x_T[walked:], ends)] if len(x_T) > walked else [])])
+    moved = (found[:, 1] - found[:, 0]).mean(0).abs()
     moved_real = (seen[kinds[0]].mean(0) - seen[kinds[1]].mean(0)).abs()
     others = torch.arange(len(moved)) != i
     return Rise(
         name,
-        mean_of(rank_correlation(found[:, :, i], torch.arange(frames))),
-        mean_of(found[:, -1, i] - found[:, 0, i]),
+        mean_of(rank_correlation(way[:, :, i], torch.arange(frames))),
+        mean_of(found[:, 1, i] - found[:, 0, i]),
         moved[others].mean().item(),
         moved_real[others].mean().item(),
         (len(kinds[0]), len(kinds[1])),

@@ -211,6 +211,22 @@ def test_what_is_said_besides_stays_said():
     assert base[0] == -1, "the caller's own request is left alone"
 
 
+def test_the_way_is_walked_on_few_noises_and_its_ends_drawn_on_all():
+    asked, plain = [], painter()
+
+    def listening(x_t, t, cond):
+        asked.append((x_t, cond))
+        return plain(x_t, t, cond)
+
+    found = walked(Reads(), real_faces(together=False), listening, walked=2)
+    assert (found.correlation.count, found.gained.count) == (2, 3)
+    first = [(x, cond) for x, cond in asked[::6]]
+    assert [len(x) for x, _ in first] == [10, 2]
+    assert first[1][1][:, 0].tolist() == [-1, 1] and torch.equal(first[1][0], noise(3, (1, 3, 4))[[2, 2]])
+    whole = walked(Reads(), real_faces(together=False))
+    assert found.gained.value == pytest.approx(whole.gained.value, abs=1e-6)
+
+
 def test_without_faces_of_both_kinds_nothing_can_be_compared():
     real = real_faces(together=False)
     with refused("of the real faces 0 have Hat"):
