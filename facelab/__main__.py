@@ -78,7 +78,7 @@ def _check(told) -> None:
 
 
 def report() -> list[str]:
-    """What this machine has, which data and weights would be used, and what is missing: about ten lines."""
+    """What this machine has, which data and weights would be used, and what is missing: a line each."""
     here, row = plan.device(), plan.plan()
     lines = [
         f"facelab    {facelab.__version__}, {'a clone' if plan.is_clone() else 'installed without a clone'}",
