@@ -26,7 +26,8 @@ ASKED, LEAK = "Smiling", "Male"
 def scales(told: argparse.Namespace) -> tuple[str, dict, str]:
     """Asked = read and the distance for `count` whole rows of answers at each scale; and one attribute asked alone, `each` yes
     and no: how far its own reading moves, and how far another's does, of which nothing was said."""
-    paints, judge = painter(told), judge_of(painter(told).which)
+    paints = painter(told)
+    judge = judge_of(paints.which)
     away, floor, source = _ruler(told, paints)
     cond, names = rows_of(told, paints.which), paints.attributes
     yes, no = (names.encode(**{ASKED: wish}).expand(told.each, -1) for wish in (True, False))
