@@ -13,7 +13,7 @@ from facelab import control
 from facelab.features import extractor, features_of
 from facelab.metrics import as_text, difference, frechet_distance, proportion
 from facelab.nearness import reference, rows_of
-from facelab.obeying import Painter, answers_of, command, here, judge_of, painter
+from facelab.obeying import Painter, answers_of, command, drawing, here, judge_of, painter
 from facelab.plan import cache_dir
 from facelab.sample import DDIM, AdamsBashforth, Heun
 
@@ -105,7 +105,7 @@ def _about(told, paints: Painter, source: str, floor: float, part: str, *flags: 
         "real": source,
         "count": told.count,
         "floor": round(floor, 2),
-        "calls": told.steps if part == "scales" else list(FEWER),
+        "drawn in": drawing(told) if part == "scales" else [f"{n} calls" for n in FEWER],
         "seed": told.seed,
         "command": command(told, part, "count", "steps", "seed", *flags),
     }

@@ -21,7 +21,7 @@ from facelab.attributes import CELEBA
 from facelab.features import EXTRACTOR, efficientnet_features, extractor, features_of, save_features
 from facelab.metrics import as_text
 from facelab.model import AttributeClassifier, Denoiser
-from facelab.obeying import JUDGES, TWELVE, command
+from facelab.obeying import JUDGES, SOLVERS, TWELVE, command
 from facelab.plan import cache_dir, machine
 from facelab.pretrained import load
 from facelab.survey import survey
@@ -104,6 +104,7 @@ def arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     add("--each", type=int, default=200, help="yes and no asked for, of each attribute")
     add("--names", nargs="+", help="the attributes asked for, or all; by default twelve that stand for them")
     add("--steps", type=int, default=20, help="calls of the network a picture")
+    add("--solver", choices=tuple(SOLVERS), default="ddim", help="which solver makes them")
     add("--seed", type=int, default=0)
     add("--out", type=Path, metavar="DIR", help="where tables go, as JSON; without it they are only printed")
     add("--keep-features", type=int, default=0, metavar="N", help="table-1: keep the features of N pictures a line too")

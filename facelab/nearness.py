@@ -23,7 +23,7 @@ from facelab.features import (
     save_features,
 )
 from facelab.metrics import as_text, memorised
-from facelab.obeying import DRAWN_ROWS, Painter, answers_of, blurred, command, here, judge_of, painter
+from facelab.obeying import DRAWN_ROWS, Painter, answers_of, blurred, command, drawing, here, judge_of, painter
 from facelab.plan import cache_dir
 from facelab.scores import LEAST, Scores, evaluate, verdict
 
@@ -219,7 +219,7 @@ def seconds(paints: Painter, cond: Tensor, scale: float) -> float:
     clock = time.process_time if next(paints.net.parameters()).device.type == "cpu" else time.perf_counter
     control.ask(paints.net, cond[:TIMED], 1, scale)  # the first call pays for what later ones reuse
     start = clock()
-    control.ask(paints.net, cond[:TIMED], paints.steps, scale)
+    control.ask(paints.net, cond[:TIMED], paints.steps, scale, solver=paints.solver)
     return (clock() - start) / len(cond[:TIMED])
 
 
@@ -256,7 +256,7 @@ def _about(told, part: str, real: str, *flags: str) -> dict:
         "what": "distance to real faces, beside the floor (other real faces) and the controls (broken sets)",
         "real": real,
         "count": told.count,
-        "calls": told.steps,
+        "drawn in": drawing(told),
         "seed": told.seed,
         "command": command(told, part, "count", "steps", "seed", *flags),
     }

@@ -19,7 +19,7 @@ from facelab.features import as_saved
 from facelab.metrics import as_text, proportion
 from facelab.model import AttributeClassifier, Denoiser
 from facelab.plan import cache_dir, device
-from facelab.sample import DDIM
+from facelab.sample import DDIM, AdamsBashforth, Heun
 
 # Those that stand for the forty where each costs hundreds of pictures: common and rare, hair, face, worn.
 TWELVE = (
@@ -28,11 +28,12 @@ TWELVE = (
 JUDGES = {"celeba": "judge", "drawn": "drawn-judge"}
 DRAWN_ROWS = 2000  # drawn faces of the train partition: enough to ask from, and for a floor
 HALVES = (-1.0, -0.5, 0.0, 0.5, 1.0)
+SOLVERS = {"ddim": DDIM, "heun": Heun, "adams-bashforth": AdamsBashforth}
 
 
 @dataclasses.dataclass(frozen=True)
 class Painter:
-    """Weights that draw faces of `which` data, and how they are asked: calls a picture, and the seed of their noise."""
+    """Weights that draw faces of `which` data, and how they are asked: calls a picture, solver, and the seed of their noise."""
 
     name: str
     net: Denoiser
@@ -40,15 +41,17 @@ class Painter:
     sha256: str
     steps: int
     seed: int
+    solver: type = DDIM
 
     @property
     def attributes(self) -> Attributes:
         return self.net.attributes
 
-    def draw(self, cond: Tensor, scale: float, steps: int | None = None, solver: type = DDIM) -> Tensor:
+    def draw(self, cond: Tensor, scale: float, steps: int | None = None, solver: type | None = None) -> Tensor:
         """(B, C, H, W) uint8, kept; weights that take no condition are asked plainly, for it would change nothing."""
         where = cache_dir() / "asked" / self.sha256[:16]
         scale, steps = scale if self.listens else 1.0, steps or self.steps
+        solver = solver or self.solver
         return control.ask(self.net, cond, steps, scale, self.seed, progress=True, keep=where, solver=solver)
 
     @property
@@ -79,7 +82,9 @@ def painter(told: argparse.Namespace, name: str | None = None) -> Painter:
     if model.denoiser is None or model.attributes not in (CELEBA, DRAWN):
         raise ValueError(f"{name!r} does not draw faces: evaluate takes weights that do.")
     which = "celeba" if model.attributes == CELEBA else "drawn"
-    return Painter(Path(name).name, model.denoiser, which, model.card["sha256"], told.steps, told.seed)
+    return Painter(
+        Path(name).name, model.denoiser, which, model.card["sha256"], told.steps, told.seed, SOLVERS[told.solver]
+    )
 
 
 def judge_of(which: str) -> AttributeClassifier:
@@ -110,9 +115,16 @@ def command(told: argparse.Namespace, part: str, *flags: str) -> str:
         value = getattr(told, flag)
         if value is not None:
             words.append(f"--{flag} {' '.join(map('{:g}'.format, value)) if flag == 'scales' else value}")
+    if "steps" in flags:
+        words.append(f"--solver {told.solver}")
     if told.names and "each" in flags:
         words.append(f"--names {' '.join(told.names)}")
     return f"python -m facelab evaluate {' '.join(words)} --out data/results"
+
+
+def drawing(told: argparse.Namespace) -> str:
+    """How each picture is drawn, for people: "20 DDIM calls"."""
+    return f"{told.steps} {SOLVERS[told.solver].__name__} calls"
 
 
 # Parts: each takes what was told and gives (name of the file, what is in it, the same for people)
@@ -145,7 +157,7 @@ def obeying(told: argparse.Namespace, said: int | str) -> tuple[str, dict, str]:
         "requests": f"{len(cond)}, at least {told.each} yes and {told.each} no of {', '.join(names)}",
         "scale": scale,
         "scales tried on rows of the train list": shares,
-        "calls": told.steps,
+        "drawn in": drawing(told),
         "seed": told.seed,
         "command": command(told, f"control-{said}", "each", "steps", "seed", "scales"),
     }
@@ -195,7 +207,7 @@ def halves(told: argparse.Namespace) -> tuple[str, dict, str]:
         "model": str(paints),
         "each": each,
         "scale": scale,
-        "calls": told.steps,
+        "drawn in": drawing(told),
         "seed": told.seed,
         "command": command(told, "halves", "each", "steps", "seed", "scales"),
     }

@@ -336,8 +336,17 @@ def test_calls_gives_each_solver_the_same_noises_and_requests(few, plain_eyes, m
     found = told["distance"]
     assert list(found) == ["DDIM", "Heun", "AdamsBashforth"] and found["DDIM"]["5"] != found["DDIM"]["100"]
     assert told["haste"]["floor"] > 0 and told["haste"]["command"].endswith(
-        "--count 24 --steps 1 --seed 3 --out data/results"
+        "--count 24 --steps 1 --seed 3 --solver ddim --out data/results"
     )
+
+
+def test_the_solver_is_a_choice_and_is_told(few):
+    assert measure("distance", "--steps", "2", out="first") == 0
+    assert measure("distance", "--steps", "2", "--solver", "adams-bashforth") == 0
+    first, second = (json.loads((few / out / "painter_distance.json").read_text()) for out in ("first", "out"))
+    assert first["distance"]["drawn in"] == "2 DDIM calls"
+    assert second["distance"]["drawn in"] == "2 AdamsBashforth calls"
+    assert "--solver adams-bashforth" in second["distance"]["command"] and first["scores"] != second["scores"]
 
 
 def test_kept_pictures_of_one_solver_are_not_another_s(weights, tmp_path):
