@@ -92,7 +92,9 @@ def faces(row: Plan, told: argparse.Namespace) -> Subject:
     def compare(net):
         return compare_faces(net, which, row.scored // 2)
 
-    shown = data.faces("score", which).conds[:10].float()
+    # Five whole descriptions, then five requests that leave nearly everything unsaid.
+    alone = [{"Male": False}, {"Male": True}, {"Blond_Hair": True}, {"Eyeglasses": True}, {"Smiling": True}]
+    shown = torch.cat([data.faces("score", which).conds[:5].float(), pictures.attributes.encode_many(alone)])
     return Subject(net, recipe, pictures, score, _licence(which), compare, shown, steps=20)
 
 

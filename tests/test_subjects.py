@@ -66,7 +66,8 @@ def test_each_kind_of_net_fits_the_faces(few, net):
     assert built.shape == few.shape and built.attributes.names == few.attributes.names
     report = Recipe(row.faces.pictures, row.faces.batch, flip=True, **REPORT_RECIPE)
     assert subject.recipe == (report if net in NETS else row.small if net == "small" else row.faces)
-    assert subject.licence == "MIT" and len(subject.shown) <= 10
+    assert subject.licence == "MIT" and len(subject.shown) == 10
+    assert (subject.shown != 0).sum(1).tolist() == 5 * [len(DRAWN)] + 5 * [1]
 
 
 def test_the_licence_of_celebas_weights_says_what_they_may_be_used_for(few):
