@@ -68,7 +68,8 @@ def _halves_of(which: str, count: int) -> tuple[Tensor, Tensor]:
 
 
 def compare_faces(net: Denoiser, which: str, count: int, steps: int = 10) -> dict:
-    """What a table of recipes tells of a net that draws faces: asked = read with all said and with one said, and distance."""
+    """What a table of recipes tells of a net that draws faces: asked = read with all said and with one said, each
+    with its interval, and distance."""
     real, judge = data.faces("score", which), load(JUDGES[which]).classifier
     near, far = _halves_of(which, count)
     rows, both = real.conds[:count].float(), (real.conds > 0).any(0) & (real.conds < 0).any(0)
@@ -78,7 +79,8 @@ def compare_faces(net: Denoiser, which: str, count: int, steps: int = 10) -> dic
     for said, cond, scales in (("all", rows, (1.0, 2.0)), ("one", alone, (2.0,))):
         for scale in scales:
             drawn = control.ask(net, cond, steps, scale)
-            found[f"{said} said, scale {scale:g}"] = round(_obeyed(judge, drawn, cond), 4)
+            obeyed = control.mean_obeyed(control.read(judge, drawn), cond, net.attributes, judge.attributes)
+            found[f"{said} said, scale {scale:g}"] = control.plain(obeyed)
             if said == "all":
                 distance = metrics.frechet_distance(near, efficientnet_features(drawn))
                 found[f"distance, scale {scale:g}"] = round(distance, 1)

@@ -90,7 +90,7 @@ def faces(row: Plan, told: argparse.Namespace) -> Subject:
         return score_faces(net, which, row.scored)
 
     def compare(net):
-        return compare_faces(net, which, row.scored // 2)
+        return compare_faces(net, which, row.scored)
 
     # Five whole descriptions, then five requests that leave nearly everything unsaid.
     alone = [{"Male": False}, {"Male": True}, {"Blond_Hair": True}, {"Eyeglasses": True}, {"Smiling": True}]

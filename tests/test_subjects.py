@@ -104,7 +104,7 @@ def test_scores_tell_control_and_distance_at_both_scales(few, judged):
     assert words.count("asked = read") == 2 and words.count("EfficientNet-Lite0") == 2 and "floor" in words
     told = evaluate.compare_faces(net, "drawn", 4, steps=1)
     assert {"floor", "all said, scale 1", "all said, scale 2", "one said, scale 2", "distance, scale 2"} <= told.keys()
-    assert all(0 <= told[name] <= 1 for name in told if "said" in name)
+    assert all(0 <= t["low"] <= t["value"] <= t["high"] <= 1 for name, t in told.items() if "said" in name)
 
 
 def test_a_judges_card_tells_every_attribute_beside_the_majority(few, judged):
