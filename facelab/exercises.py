@@ -125,6 +125,26 @@ def half_way_on(now, before):
     return now + (now - before) / 2
 
 
+def every_tick(u, ticks):
+    return (u * ticks).long().clamp(max=ticks - 1)
+
+
+def gain(before, after):
+    return (before - after) / before
+
+
+def scaled_once(x):
+    return (x + 1) / 2
+
+
+def carried_on(x_0_hat, eps_hat, signal_s, sigma_s, fresh):
+    return signal_s * x_0_hat + (sigma_s**2 - fresh**2) ** 0.5 * eps_hat
+
+
+def forgotten_whole(cond, luck, p):
+    return cond * (luck >= p)[:, None]
+
+
 def _pictures(*shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
@@ -426,6 +446,112 @@ EXERCISES = {
             "that is a whole step on: the middle of the next step is half of it.": lambda n, b: 2 * n - b,
             "that is the change alone: add it to `now`.": lambda n, b: (n - b) / 2,
             "the two are swapped: it starts from `now`, not from `before`.": lambda n, b: b + (b - n) / 2,
+        },
+    ),
+    # lesson 06
+    "every_tick": Exercise(
+        every_tick,
+        lambda: [
+            (torch.tensor([0.0, 0.0004, 0.25, 0.5004, 0.9985, 0.9995, 0.99999]), 1000),
+            (torch.tensor([0.0, 0.1, 0.3, 0.5, 0.74, 0.76, 1.0]), 4),
+        ],
+        (
+            "Ticks run from 0 to ticks - 1, each with the same chance: how wide is the piece of [0, 1) that each one gets?",
+            "Each gets 1 / ticks, so u * ticks, with what stands behind the point cut off: .long().",
+            "In float32 u * ticks can round up to ticks itself; .clamp(max=ticks - 1) keeps it in.",
+        ),
+        {
+            "the last tick is never drawn: that is randint(0, ticks - 1), and sampling starts where nothing was trained.": (
+                lambda u, n: (u * (n - 1)).long()
+            ),
+            "rounding gives the two ends half the chance of the others: cut off, .long().": lambda u, n: (
+                (u * (n - 1)).round().long()
+            ),
+            "these run from 1 to ticks: the first tick is 0, and there is none called `ticks`.": lambda u, n: (
+                (u * n).long().clamp(max=n - 1) + 1
+            ),
+            "a tick is a whole number: cut off what stands behind the point.": lambda u, n: (u * n).clamp(max=n - 1),
+        },
+    ),
+    "gain": Exercise(
+        gain,
+        lambda: [(5.268, 4.356), (10.0, 5.0), (4.0, 5.0)],
+        (
+            "A distance is better when it is smaller, so what was gained is before less after.",
+            "As a share of where one began: divided by `before`.",
+        ),
+        {
+            "the sign says that larger is better: a distance gets better by falling.": lambda b, a: (a - b) / b,
+            "it is a share of where one began, `before`, not of where one ended.": lambda b, a: (b - a) / a,
+            "that is the difference, in the units of the distance: divide by `before`.": lambda b, a: b - a,
+            "that is what is left, not what was gained.": lambda b, a: a / b,
+            "a share, not per cent: 0.17, not 17.": lambda b, a: 100 * (b - a) / b,
+        },
+    ),
+    "scaled_once": Exercise(
+        scaled_once,
+        lambda: [(torch.tensor([-3.0, -1.0, 0.0, 1.0]),), (_pictures(2, 1, 3, 3),)],
+        (
+            "They were right, and then came x * 2 - 1. Undo that, last step first.",
+            "Add 1, then halve: -3 becomes -1, and 1 stays 1.",
+        ),
+        {
+            "clipping keeps what was already there and turns all that was dark grey to black: undo the scaling.": lambda x: (
+                x.clamp(-1, 1)
+            ),
+            "that scales them a third time: undo x * 2 - 1, do not repeat it.": lambda x: x * 2 - 1,
+            "the steps are undone in the wrong order: first add 1, then halve.": lambda x: x / 2 + 1,
+            "a third of it is the right width in the wrong place: black goes to -1, white to a third.": lambda x: x / 3,
+        },
+    ),
+    "carried_on": Exercise(
+        carried_on,
+        lambda: [
+            (_pictures(2, 1, 3, 3), _pictures(2, 1, 3, 3, seed=1), signal, sigma, fresh)
+            for signal, sigma, fresh in ((0.6, 0.8, 0.0), (0.6, 0.8, 0.5), (0.8, 0.6, 0.6))
+        ],
+        (
+            "At tick s the noise has variance sigma_s squared in all. Fresh noise of scale `fresh` will be added after this.",
+            "So what is carried on may have the variance sigma_s**2 - fresh**2. Its scale is the root of that.",
+        ),
+        {
+            "that is the fresh noise's own scale: where none is added, nothing is carried on, and the picture is bare.": (
+                lambda x, e, a, s, f: a * x + f * e
+            ),
+            "all the old noise is carried on, and fresh noise comes on top: together they are too much.": lambda x, e, a, s, f: (
+                a * x + s * e
+            ),
+            "scales are subtracted: it is variances that add up, so subtract their squares.": lambda x, e, a, s, f: (
+                a * x + (s - f) * e
+            ),
+            "that is the variance of what is carried on: its scale is the root.": lambda x, e, a, s, f: (
+                a * x + (s**2 - f**2) * e
+            ),
+        },
+    ),
+    "forgotten_whole": Exercise(
+        forgotten_whole,
+        lambda: (
+            [(_signs(5, 4), torch.tensor([0.05, 0.2, 0.95, 0.1, 0.6]), p) for p in (0.1, 0.5)]
+            + [(torch.eye(3), torch.tensor([0.05, 0.5, 0.95]), 0.1)]
+        ),
+        (
+            "luck is a number in [0, 1) for each picture; with probability p it lies below p.",
+            "Keep the condition where luck >= p. The mask is one number a picture: [:, None] makes it a column.",
+        ),
+        {
+            "kept and forgotten are swapped: at p = 0.1 nine in ten are forgotten.": lambda c, l, p: (
+                c * (l < p)[:, None]
+            ),
+            "what is kept has changed its sign: it says no to the digit that is shown.": lambda c, l, p: (
+                c * (-1.0 * (l >= p))[:, None]
+            ),
+            "what is forgotten is answered no, -1: not said is 0.": lambda c, l, p: torch.where(
+                (l >= p)[:, None], c, -1.0
+            ),
+            "with probability p means luck below p; here only what equals it is forgotten.": lambda c, l, p: (
+                c * (l != p)[:, None]
+            ),
         },
     ),
 }
