@@ -3,7 +3,7 @@
     sound run | the same run with one line changed -> asked = read, distance, and both against the sound run
 
 `python -m facelab.bugs --out DIR` trains the sound run and each bug at one size, resumes where it was stopped, and writes
-DIR/bugs.json and DIR/bugs.png. Nothing is harmed for good: outside `bug.put_in()` the code is the sound one.
+DIR/bugs.json and DIR/bugs.png (a row of ten digits for each run). Outside `bug.put_in()` the code is the sound one.
 """
 
 import argparse
@@ -19,7 +19,9 @@ import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from facelab import plots
@@ -39,7 +41,7 @@ from facelab.metrics import (
 )
 from facelab.model import Denoiser
 from facelab.plan import PLANS, Plan, Recipe, machine, plan
-from facelab.pretrained import load
+from facelab.pretrained import figure, load, results
 from facelab.sample import DDIM, noise, sample
 from facelab.schedule import Schedule, cosine
 from facelab.train import Batch, fit, forget_whole
@@ -186,7 +188,8 @@ SCALES = (1, 2)
 
 def base(row: Plan, seed: int = 0, pictures: int | None = None) -> tuple[Denoiser, Recipe]:
     """The net and the recipe of the runs, at a plan's size. Build the net inside `put_in`: its schedule is made here."""
-    recipe = dataclasses.replace(row.digits, **BASE_RECIPE, seed=seed, pictures=pictures or row.digits.pictures)
+    pictures = row.digits.pictures if pictures is None else pictures
+    recipe = dataclasses.replace(row.digits, **BASE_RECIPE, seed=seed, pictures=pictures)
     return Denoiser((1, 28, 28), DIGITS.names, exclusive=True, **row.digits_net | BASE_NET | {"seed": seed}), recipe
 
 
@@ -247,6 +250,15 @@ def _eyes():
     return extractor("digits-judge", where=torch.device("cpu"))
 
 
+def recorded() -> tuple[dict, dict[str, dict], dict[str, Tensor]]:
+    """What the command measured for all readers: (about the runs, {run: its row}, {run: its digits 0 to 9, asked at 2})."""
+    about = results("bugs")
+    sheet = torch.from_numpy(np.array(figure("bugs", "").image)).float() / 127.5 - 1
+    rows = {row["run"]: row for row in about["rows"]}
+    tiles = sheet.unflatten(0, (len(rows), 28)).unflatten(2, (10, 28)).transpose(1, 2)[:, :, None]
+    return about, rows, dict(zip(rows, tiles, strict=True))
+
+
 def harm(row: dict, scale: int = 2) -> str:
     """The rule, stated before the runs: is fewer read as asked, or does it lie further from real digits, beyond 95 %?
 
@@ -305,7 +317,8 @@ def _all(row: Plan, pictures: int | None, asked: int | None, out: Path) -> None:
         # After every run: who stops has what is there.
         out.mkdir(parents=True, exist_ok=True)
         (out / "bugs.json").write_text(json.dumps(about, indent=1) + "\n", "utf-8")
-        plots.show(torch.cat(tops), 10, rows=[row["run"] for row in about["rows"]], side=28).save(out / "bugs.png")
+        sheet = torch.stack(tops)[:, :, 0].transpose(1, 2).flatten(2).flatten(0, 1)
+        Image.fromarray(plots.to_uint8(sheet[None, None])[0, :, :, 0]).save(out / "bugs.png", optimize=True)
 
 
 if __name__ == "__main__":
