@@ -33,7 +33,7 @@ class Pictures(Dataset):
 
     Args:
         images: (N, C, H, W) uint8.
-        conds: (N, K) with values in {-1, 0, +1}.
+        conds: (N, K) with values in {-1, 0, +1}, kept in a byte each; or anything between, kept as it is.
         attributes: the K names.
         source: one line for people: which data these are, and why these.
         key: names exactly these pictures and answers, where somebody knows it already.
@@ -44,7 +44,8 @@ class Pictures(Dataset):
             raise ValueError(f"images must be uint8 (N, C, H, W), got {images.dtype} {tuple(images.shape)}.")
         if tuple(conds.shape) != (len(images), len(attributes)):
             raise ValueError(f"conds must be ({len(images)}, {len(attributes)}), got {tuple(conds.shape)}.")
-        self.conds, self.attributes, self.source = conds.to(torch.int8), attributes, source
+        whole = conds if (conds != conds.round()).any() else conds.to(torch.int8)
+        self.conds, self.attributes, self.source = whole, attributes, source
         self._all, self._rows, self._known = images, None, key
 
     def __len__(self) -> int:

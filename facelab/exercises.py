@@ -56,7 +56,7 @@ class Exercise:
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and torch.allclose(a.double(), b.double(), rtol=1e-4, atol=1e-5)
+    return a.shape == b.shape and torch.allclose(a.double(), b.double(), 1e-4, 1e-5, equal_nan=True)
 
 
 # The reference answers, as short as a learner would write them.
@@ -123,6 +123,55 @@ def on_the_sphere(a, b, share):
 
 def half_way_on(now, before):
     return now + (now - before) / 2
+
+
+def every_tick(u, ticks):
+    return (u * ticks).long().clamp(max=ticks - 1)
+
+
+def gain(before, after):
+    return (before - after) / before
+
+
+def scaled_once(x):
+    return (x + 1) / 2
+
+
+def carried_on(x_0_hat, eps_hat, signal_s, sigma_s, fresh):
+    return signal_s * x_0_hat + (sigma_s**2 - fresh**2) ** 0.5 * eps_hat
+
+
+def forgotten_whole(cond, luck, p):
+    return cond * (luck >= p)[:, None]
+
+
+def zero_terminal(signal):
+    return (signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])
+
+
+def moving_average(kept, new, decay):
+    return decay * kept + (1 - decay) * new
+
+
+def wilson(hits, count):
+    share, z = hits / count, 1.96
+    middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z / (1 + z**2 / count) * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    return torch.tensor([middle - half, middle + half])
+
+
+def amplified(cond):
+    said = (cond != 0).sum(1, keepdim=True).clamp(min=1)
+    return cond * (cond.shape[1] / said).sqrt()
+
+
+def on_half_a_circle(value, low, high):
+    angle = torch.pi * (value - low) / (high - low)
+    return torch.stack([angle.cos(), angle.sin()], 1)
+
+
+def never_together(hand, tool):
+    return (hand > 15) & (tool > 20)
 
 
 def _pictures(*shape, seed=0):
@@ -426,6 +475,254 @@ EXERCISES = {
             "that is a whole step on: the middle of the next step is half of it.": lambda n, b: 2 * n - b,
             "that is the change alone: add it to `now`.": lambda n, b: (n - b) / 2,
             "the two are swapped: it starts from `now`, not from `before`.": lambda n, b: b + (b - n) / 2,
+        },
+    ),
+    "every_tick": Exercise(
+        every_tick,
+        lambda: [
+            (torch.tensor([0.0, 0.0004, 0.25, 0.5004, 0.9985, 0.9995, 0.99999]), 1000),
+            (torch.tensor([0.0, 0.1, 0.3, 0.5, 0.74, 0.76, 1.0]), 4),
+        ],
+        (
+            "Ticks run from 0 to ticks - 1, each with the same chance: how wide is the piece of [0, 1) that each one gets?",
+            "Each gets 1 / ticks, so u * ticks, with what stands behind the point cut off: .long().",
+            "In float32 u * ticks can round up to ticks itself; .clamp(max=ticks - 1) keeps it in.",
+        ),
+        {
+            "the last tick is never drawn: that is randint(0, ticks - 1), and sampling starts where nothing was trained.": (
+                lambda u, n: (u * (n - 1)).long()
+            ),
+            "rounding gives the two ends half the chance of the others: cut off, .long().": lambda u, n: (
+                (u * (n - 1)).round().long()
+            ),
+            "these run from 1 to ticks: the first tick is 0, and there is none called `ticks`.": lambda u, n: (
+                (u * n).long().clamp(max=n - 1) + 1
+            ),
+            "a tick is a whole number: cut off what stands behind the point.": lambda u, n: (u * n).clamp(max=n - 1),
+        },
+    ),
+    "gain": Exercise(
+        gain,
+        lambda: [(5.268, 4.356), (10.0, 5.0), (4.0, 5.0)],
+        (
+            "A distance is better when it is smaller, so what was gained is before less after.",
+            "As a share of where one began: divided by `before`.",
+        ),
+        {
+            "the sign says that larger is better: a distance gets better by falling.": lambda b, a: (a - b) / b,
+            "it is a share of where one began, `before`, not of where one ended.": lambda b, a: (b - a) / a,
+            "that is the difference, in the units of the distance: divide by `before`.": lambda b, a: b - a,
+            "that is what is left, not what was gained.": lambda b, a: a / b,
+            "a share, not per cent: 0.17, not 17.": lambda b, a: 100 * (b - a) / b,
+        },
+    ),
+    "scaled_once": Exercise(
+        scaled_once,
+        lambda: [(torch.tensor([-3.0, -1.0, 0.0, 1.0]),), (_pictures(2, 1, 3, 3),)],
+        (
+            "They were right, and then came x * 2 - 1. Undo that, last step first.",
+            "Add 1, then halve: -3 becomes -1, and 1 stays 1.",
+        ),
+        {
+            "clipping keeps what was already there and turns all that was dark grey to black: undo the scaling.": lambda x: (
+                x.clamp(-1, 1)
+            ),
+            "that scales them a third time: undo x * 2 - 1, do not repeat it.": lambda x: x * 2 - 1,
+            "the steps are undone in the wrong order: first add 1, then halve.": lambda x: x / 2 + 1,
+            "a third of it is the right width in the wrong place: black goes to -1, white to a third.": lambda x: x / 3,
+        },
+    ),
+    "carried_on": Exercise(
+        carried_on,
+        lambda: [
+            (_pictures(2, 1, 3, 3), _pictures(2, 1, 3, 3, seed=1), signal, sigma, fresh)
+            for signal, sigma, fresh in ((0.6, 0.8, 0.0), (0.6, 0.8, 0.5), (0.8, 0.6, 0.6))
+        ],
+        (
+            "At tick s the noise has variance sigma_s squared in all. Fresh noise of scale `fresh` will be added after this.",
+            "So what is carried on may have the variance sigma_s**2 - fresh**2. Its scale is the root of that.",
+        ),
+        {
+            "that is the fresh noise's own scale: where none is added, nothing is carried on, and the picture is bare.": (
+                lambda x, e, a, s, f: a * x + f * e
+            ),
+            "all the old noise is carried on, and fresh noise comes on top: together they are too much.": lambda x, e, a, s, f: (
+                a * x + s * e
+            ),
+            "scales are subtracted: it is variances that add up, so subtract their squares.": lambda x, e, a, s, f: (
+                a * x + (s - f) * e
+            ),
+            "that is the variance of what is carried on: its scale is the root.": lambda x, e, a, s, f: (
+                a * x + (s**2 - f**2) * e
+            ),
+        },
+    ),
+    "forgotten_whole": Exercise(
+        forgotten_whole,
+        lambda: (
+            [(_signs(5, 4), torch.tensor([0.05, 0.2, 0.95, 0.1, 0.6]), p) for p in (0.1, 0.5)]
+            + [(torch.eye(3), torch.tensor([0.05, 0.5, 0.95]), 0.1)]
+        ),
+        (
+            "luck is a number in [0, 1) for each picture; with probability p it lies below p.",
+            "Keep the condition where luck >= p. The mask is one number a picture: [:, None] makes it a column.",
+        ),
+        {
+            "kept and forgotten are swapped: at p = 0.1 nine in ten are forgotten.": lambda c, l, p: (
+                c * (l < p)[:, None]
+            ),
+            "what is kept has changed its sign: it says no to the digit that is shown.": lambda c, l, p: (
+                c * (-1.0 * (l >= p))[:, None]
+            ),
+            "what is forgotten is answered no, -1: not said is 0.": lambda c, l, p: torch.where(
+                (l >= p)[:, None], c, -1.0
+            ),
+            "with probability p means luck below p; here only what equals it is forgotten.": lambda c, l, p: (
+                c * (l != p)[:, None]
+            ),
+        },
+    ),
+    "zero_terminal": Exercise(
+        zero_terminal,
+        lambda: [(torch.tensor([0.99, 0.9, 0.75, 0.6]),), (torch.linspace(0.8, 0.1, 9),)],
+        (
+            "First shift: take the last rate away from all of them, so that the last one is 0.",
+            "Now the first one is too small: stretch them all by what brings it back, first / (first - last).",
+        ),
+        {
+            "it ends at 0, but the first tick has lost signal too: stretch, so that it keeps what it had.": lambda s: (
+                s - s[-1]
+            ),
+            "the first tick should keep its rate, and not become 1.": lambda s: (s - s[-1]) / (s[0] - s[-1]),
+            "only the last tick is changed: that is a cliff. Shift and stretch them all.": lambda s: torch.cat(
+                [s[:-1], torch.zeros(1)]
+            ),
+            "that shifts and stretches the squares: it is the rate that Lin et al. take.": lambda s: (
+                (s**2 - s[-1] ** 2) * s[0] ** 2 / (s[0] ** 2 - s[-1] ** 2)
+            ).sqrt(),
+        },
+    ),
+    "moving_average": Exercise(
+        moving_average,
+        lambda: [(_pictures(3, 4), _pictures(3, 4, seed=1), decay) for decay in (0.999, 0.9, 0.0)],
+        (
+            "The average changes slowly: of what was kept, the share `decay` stays.",
+            "The two shares add up to one: decay and 1 - decay.",
+        ),
+        {
+            "the shares are swapped: at decay 0.999 nearly all should be what was kept.": lambda k, n, d: (
+                (1 - d) * k + d * n
+            ),
+            "the new weights come on top in full: the average would grow without end. Their share is 1 - decay.": lambda k, n, d: (
+                d * k + n
+            ),
+            "that is the mean of the two, whatever the decay: it would forget in a few steps.": lambda k, n, d: (
+                (k + n) / 2
+            ),
+            "nothing is added: it fades away.": lambda k, n, d: d * k,
+        },
+    ),
+    "wilson": Exercise(
+        wilson,
+        lambda: [(45, 50), (0, 20), (20, 20), (430, 500)],
+        (
+            "z = 1.96. The middle is pulled towards a half: (share + z**2 / (2 count)) / (1 + z**2 / count).",
+            "Half the width: z / (1 + z**2 / count) times the root of share (1 - share) / count + z**2 / (4 count**2).",
+            "Give torch.tensor([middle - half, middle + half]).",
+        ),
+        {
+            "that is the textbook interval around the share: at 0 or at `count` hits it has no width at all.": lambda h, n: (
+                torch.tensor(
+                    [
+                        h / n - 1.96 * math.sqrt(h / n * (1 - h / n) / n),
+                        h / n + 1.96 * math.sqrt(h / n * (1 - h / n) / n),
+                    ]
+                )
+            ),
+            "that holds two times in three: for 95 % z is 1.96, not 1.": lambda h, n: torch.tensor(
+                [
+                    ((h / n + 1 / (2 * n)) + side * math.sqrt(h / n * (1 - h / n) / n + 1 / (4 * n**2))) / (1 + 1 / n)
+                    for side in (-1, 1)
+                ]
+            ),
+            "upper and lower end are swapped.": lambda h, n: wilson(h, n).flip(0),
+            "these are counts, and should be shares: divide hits by count first.": lambda h, n: wilson(h, n) * n,
+        },
+    ),
+    "amplified": Exercise(
+        amplified,
+        lambda: [
+            (torch.tensor([[1.0, 0, 0, 0], [1, -1, 0, 0], [-1, 1, 1, -1], [0, 0, 0, 0]]),),
+            (_signs(3, 40) * (_pictures(3, 40, seed=4) > 0.5),),
+        ],
+        (
+            "How many are said in each row? (cond != 0).sum(1, keepdim=True)",
+            "The length of a row is the root of that, and should be the root of K.",
+            "Where nothing is said one would divide by 0: .clamp(min=1) first.",
+        ),
+        {
+            "where nothing is said it divides by 0: what is not said must stay 0.": lambda c: (
+                c * (c.shape[1] / (c != 0).sum(1, keepdim=True)).sqrt()
+            ),
+            "without the root a single answer is shouted, forty times as loud.": lambda c: (
+                c * c.shape[1] / (c != 0).sum(1, keepdim=True).clamp(min=1)
+            ),
+            "few answers become quieter still: it is K over said, not said over K.": lambda c: (
+                c * ((c != 0).sum(1, keepdim=True) / c.shape[1]).sqrt()
+            ),
+            "yes and no cancel: count what is said, not what is answered yes.": lambda c: (
+                c * (c.shape[1] / c.sum(1, keepdim=True).clamp(min=1)).sqrt()
+            ),
+            "said is counted over the whole batch: each row has its own.": lambda c: (
+                c * (c.shape[1] / (c != 0).sum().clamp(min=1)).sqrt()
+            ),
+        },
+    ),
+    "on_half_a_circle": Exercise(
+        on_half_a_circle,
+        lambda: [
+            (torch.tensor([-60.0, -15.0, 0.0, 60.0]), -60.0, 60.0),
+            (torch.tensor([1.0, 2.5, 3.0]), 1.0, 5.0),
+        ],
+        (
+            "Where does the value stand between low and high, from 0 to 1?",
+            "That share of half a turn, torch.pi, is the angle.",
+            "Its cosine and its sine, side by side: torch.stack([...], 1).",
+        ),
+        {
+            "that is one number, and the one in the middle is 0, which means not said.": lambda v, lo, hi: (
+                2 * (v - lo) / (hi - lo) - 1
+            ),
+            "on a whole circle the lowest and the highest value are the same point: half a turn, pi.": lambda v, lo, hi: (
+                torch.stack(
+                    [(2 * torch.pi * (v - lo) / (hi - lo)).cos(), (2 * torch.pi * (v - lo) / (hi - lo)).sin()], 1
+                )
+            ),
+            "the value itself is taken for an angle: bring it from low .. high to 0 .. pi first.": lambda v, lo, hi: (
+                torch.stack([v.cos(), v.sin()], 1)
+            ),
+            "cosine and sine are swapped.": lambda v, lo, hi: on_half_a_circle(v, lo, hi).flip(1),
+            "the pairs are laid as rows: one row for each value, (N, 2).": lambda v, lo, hi: (
+                on_half_a_circle(v, lo, hi).T
+            ),
+        },
+    ),
+    "never_together": Exercise(
+        never_together,
+        lambda: [
+            (torch.tensor([20.0, 20.0, 0.0, 0.0, 15.0, -20.0]), torch.tensor([30.0, 0.0, 30.0, 0.0, 20.0, -30.0])),
+        ],
+        (
+            "Each of the two conditions holds often by itself; what is never shown is both at once.",
+            "(hand > 15) & (tool > 20)",
+        ),
+        {
+            "that holds out every hand beyond 15 and every tool beyond 20: then neither is ever seen. Hold out both at once.": (
+                lambda h, t: (h > 15) | (t > 20)
+            ),
+            "those are the ones to keep.": lambda h, t: ~never_together(h, t),
+            "the limits themselves still belong to what is seen: beyond means >.": lambda h, t: (h >= 15) & (t >= 20),
+            "hand and tool are swapped.": lambda h, t: (t > 15) & (h > 20),
         },
     ),
 }

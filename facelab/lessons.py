@@ -50,6 +50,34 @@ def predict(question: str, guess: float) -> Guess:
     return Guess(question, guess)
 
 
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """A diagnosis made before the truth is known: one of some options, counted from 1; 0 is none of them."""
+
+    question: str
+    options: tuple[str, ...]
+    guess: int
+
+    def truth(self, right: str) -> None:
+        """Print what was chosen and what it is, side by side."""
+        said = self.options[self.guess - 1] if self.guess else "no choice"
+        word = "right" if said == right else "look again" if self.guess else "so now you know"
+        print(f"{self.question}\n  you said: {said}   it is: {right}   ({word})")
+
+
+def choose(question: str, options: Iterable[str], guess: int = 0) -> Choice:
+    """Write your choice into the cell, a number from 1 or 0 for none: `guess = choose("...", [...], 2)`, later `.truth`.
+
+    Raises:
+        ValueError: for a number that no option has.
+    """
+    options = tuple(options)
+    if isinstance(guess, bool) or guess not in range(len(options) + 1):
+        raise ValueError(f"choose a number from 1 to {len(options)}, or 0 for none yet; got {guess!r}.")
+    print(question, *(f"  {i}  {option}" for i, option in enumerate(options, 1)), sep="\n")
+    return Choice(question, options, guess)
+
+
 def watch(steps: Iterable[Progress], draw: Callable | None = None, every: float = 12.0, side: int = 42):
     """Run a training before your eyes: a bar with the time left, the loss, and pictures that grow row by row.
 

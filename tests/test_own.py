@@ -1,0 +1,135 @@
+"""Your own table and pictures: numbers on half a circle, yes and no, and every wrong row named."""
+
+import math
+
+import pytest
+import torch
+from PIL import Image
+from torch.testing import assert_close
+
+from facelab.attributes import Attributes
+from facelab.data import Pictures
+from facelab.own import Columns, from_csv
+from facelab.train import Batch, Recipe
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for i in range(4):
+        Image.new("RGB", (12, 8), (60 * i, 0, 0)).save(tmp_path / f"{i}.png")
+    return tmp_path
+
+
+def table(folder, text, encoding="utf-8"):
+    path = folder / "table.csv"
+    path.write_text(text, encoding)
+    return path
+
+
+GOOD = "file,angle,held\n0.png,-30,1\n1.png,0,0\n2.png,90,1\n3.png,30,0\n"
+
+
+def test_a_table_becomes_pictures_and_conditions(folder):
+    pictures, columns = from_csv(table(folder, GOOD), folder, side=8)
+    assert columns.ranges == {"angle": (-30.0, 90.0), "held": None}
+    assert pictures.attributes == columns.attributes == Attributes(["angle", "angle'", "held"])
+    assert columns.attributes.groups == {"angle": ("angle", "angle'"), "held": ("held",)}
+    x_0, cond = pictures[:]
+    assert x_0.shape == (4, 3, 8, 8) and "4 pictures of your own, table.csv: angle, held" in pictures.source
+    wanted = [[1, 0, 1], [math.cos(math.pi / 4), math.sin(math.pi / 4), -1], [-1, 0, 1], [0, 1, -1]]
+    assert_close(cond, torch.tensor(wanted), atol=1e-6, rtol=0)
+    assert [round((x[0, 0, 0].item() + 1) * 127.5) for x in x_0] == [0, 60, 120, 180]
+
+
+def test_a_wish_in_the_tables_units_is_the_condition_of_the_row_that_says_it(folder):
+    pictures, columns = from_csv(table(folder, GOOD), folder, side=8, grey=True)
+    assert pictures.shape == (1, 8, 8)
+    assert_close(columns.encode(angle=30, held=False), pictures[3][1])
+    assert_close(columns.encode(angle=30), torch.tensor([0.0, 1.0, 0.0]), atol=1e-6, rtol=0)
+    assert columns.encode().abs().sum() == 0
+    for wish, says in [
+        ({"angle": 91}, "angle is a number from -30 to 90, got 91"),
+        ({"angle": True}, "angle is a number from -30 to 90, got True"),
+        ({"angel": 3}, "there is no column 'angel': there are angle, held"),
+        ({"held": 2}, "held must be True, False or a number from -1"),
+    ]:
+        with pytest.raises(ValueError, match=says):
+            columns.encode(**wish)
+
+
+def test_no_number_is_unsaid_and_neighbours_stay_neighbours():
+    columns = Columns({"v": (-2.0, 6.0)})
+    cond = columns.encode_many(torch.linspace(-2, 6, 41)[:, None])
+    assert_close(cond.norm(dim=1), torch.ones(41))
+    steps = cond.diff(dim=0).norm(dim=1)
+    assert_close(steps, steps[:1].expand(40), atol=1e-5, rtol=0)
+    assert (cond[:, 0].diff() < 0).all()
+    assert columns.encode_many(torch.tensor([[math.nan]])).tolist() == [[0.0, 0.0]]
+
+
+def test_an_empty_cell_is_not_said_and_words_and_minus_one_are_no(folder):
+    text = "name;a;b;c\n0.png;yes;-1;2.5\n1.png;No;1;\n2.png;;1;3.5\n"
+    pictures, columns = from_csv(table(folder, text), folder, side=8)
+    assert columns.ranges == {"a": None, "b": None, "c": (2.5, 3.5)}
+    wanted = [[1, -1, 1, 0], [-1, 1, 0, 0], [0, 1, -1, 0]]
+    assert_close(pictures[:][1], torch.tensor(wanted).float(), atol=1e-6, rtol=0)
+
+
+def test_a_byte_order_mark_tabs_and_empty_lines_are_let_pass(folder):
+    path = table(folder, GOOD.replace(",", "\t").replace("1.png", "\n1.png"), "utf-8-sig")
+    assert len(from_csv(path, folder, side=8)[0]) == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (GOOD + "4.png,3,1\n", "row 6: 4.png is not in the folder"),
+        (GOOD + "1.png,3,1\n", "row 6: 1.png stands in row 3 already"),
+        (GOOD.replace("90", "ninety"), "row 4: angle is 'ninety', which is no number"),
+        (GOOD.replace("90", "nan"), "row 4: angle is 'nan', which is no number"),
+        (GOOD.replace("90", "inf"), "row 4: angle is 'inf', which is no number"),
+        (GOOD.replace("90,1", "90"), "row 4: has 2 fields, and should have 3"),
+        (GOOD.replace("2.png", ""), "row 4: names no picture"),
+        (GOOD.replace("2.png", "../2.png"), r"row 4: \.\./2.png lies outside the folder"),
+        (GOOD.replace("2.png", "table.csv"), "row 4: table.csv cannot be opened as a picture"),
+        ("file,a,b\n0.png,3,1\n1.png,3,0\n", "the column a is 3 in every row, so it tells no picture from another"),
+        ("file,a,b\n0.png,,1\n1.png,,0\n", "the column a is empty in every row"),
+        ("", "has no row"),
+        ("file,a\n", "has no row"),
+        ("file\n0.png\n", "row 1: needs a column of file names and others"),
+        ("file,a,a\n0.png,1,2\n", "row 1: needs a column of file names and others with a name each, got file, a, a"),
+        ("file,a,\n0.png,1,2\n", "row 1: needs"),
+    ],
+)
+def test_what_is_wrong_is_named_row_by_row(folder, text, says):
+    with pytest.raises(ValueError, match=says):
+        from_csv(table(folder, text), folder, side=8)
+
+
+def test_all_wrong_rows_are_told_at_once_up_to_ten(folder):
+    text = GOOD.replace("-30", "left") + "".join(f"x{i}.png,1,1\n" for i in range(12))
+    with pytest.raises(ValueError) as told:
+        from_csv(table(folder, text), folder, side=8)
+    said = str(told.value)
+    assert said.startswith("table.csv: row 2: angle is 'left', which is no number; row 6: x0.png is not in the folder")
+    assert said.count("row ") == 10 and said.endswith("; and 3 more.")
+
+
+def test_another_encoding_is_named_with_its_row(folder):
+    path = table(folder, GOOD + "3.png,1,é\n", "latin-1")
+    with pytest.raises(ValueError, match="table.csv: row 6: is not UTF-8"):
+        from_csv(path, folder)
+    with pytest.raises(ValueError, match="there is no table"):
+        from_csv(folder / "none.csv", folder)
+
+
+def test_pictures_keep_what_lies_between_and_bytes_stay_bytes():
+    images, names = torch.zeros(3, 1, 4, 4, dtype=torch.uint8), Attributes(["a", "b"])
+    between = torch.tensor([[0.5, -0.25], [1, 0], [-1, 0.125]])
+    kept = Pictures(images, between, names, "test")
+    assert_close(kept[:][1], between) and kept.conds.dtype == torch.float32
+    assert Pictures(images, between.sign(), names, "test").conds.dtype == torch.int8
+    assert kept.key != Pictures(images, between.sign(), names, "test").key
+    assert_close(kept.take([2])[0][1], between[2])
+    batch = Batch.draw(kept, Recipe(8, 8, forget="never"), 0)
+    assert all(any(torch.equal(row, one) for one in between) for row in batch.cond)
