@@ -11,10 +11,9 @@ from facelab import evaluate, photo, plan, pretrained, train
 from facelab.attributes import DIGITS
 from facelab.data import at_hand
 from facelab.guidance import classifier_free
-from facelab.sample import DDIM, AdamsBashforth, noise, sample
+from facelab.request import CALLS, DIGITS_BY, FACES_BY, SCALE
+from facelab.sample import noise, sample
 
-# How it draws where nobody says more: the solver of digits, that of faces, the calls of the network a picture, and guidance.
-DIGITS_BY, FACES_BY, CALLS, SCALE = DDIM, AdamsBashforth, 10, 2.0
 WORDS = {"yes": 1.0, "true": 1.0, "no": -1.0, "false": -1.0}
 
 

@@ -54,7 +54,7 @@ class AttributeExplorer(ipywidgets.VBox):
     def __init__(
         self, model: Pretrained, judge: AttributeClassifier | None = None, still: plots.Illustration | None = None
     ):
-        self.start = Request(model, steps=10 if model.attributes.exclusive else 20)
+        self.start = Request(model)
         self.request, self.judge, self.still, self.own, self.marks = self.start, judge, still, None, {}
         self._kept: OrderedDict[Request, tuple[Tensor, Tensor | None]] = OrderedDict()
         self._lock, self._wanted, self._busy, self._thread = threading.RLock(), None, False, None

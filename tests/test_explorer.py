@@ -22,6 +22,7 @@ from torch.testing import assert_close
 
 from facelab import explorer as module
 from facelab import photo, plots, pretrained, request
+from facelab.__main__ import main
 from facelab.attributes import CELEBA, DIGITS, DRAWN, Attributes
 from facelab.explorer import AttributeExplorer
 from facelab.features import as_saved
@@ -170,8 +171,24 @@ def test_the_code_holds_any_name_and_folder(tmp_path):
 def test_a_recipe_says_it_all():
     asked = Request(model(), (1, 0, -0.3), 5, 4, 3.0, 7)
     told = json.loads(json.dumps(asked.recipe()))
-    assert told["cond"] == {"Beard": 1.0, "Smile": -0.3} and told["sha256"] == "0" * 64 and told["solver"] == "DDIM"
+    assert (
+        told["cond"] == {"Beard": 1.0, "Smile": -0.3}
+        and told["sha256"] == "0" * 64
+        and told["solver"] == "AdamsBashforth"
+    )
     assert [told[key] for key in ("model", "seed", "people", "scale", "steps")] == ["toy", 5, 4, 3.0, 7]
+
+
+def test_the_command_draws_the_same(digits, tmp_path):
+    folder = pretrained.save(tiny(names=FACE.names), tmp_path / "net", {})
+    faces = Request(pretrained.load(str(folder)))
+    for asked, words in (
+        (faces.say("Hat", -1), ["Hat=-1", "--model", str(folder)]),
+        (Request(digits).say("7", 1), ["7"]),
+    ):
+        main(["sample", *words, "--count", "1", "--out", str(tmp_path / "drawn.png")])
+        assert photo.recipe_of(tmp_path / "drawn.png") | {"people": 1} == asked.recipe()
+        assert asked.recipe()["solver"] == ("AdamsBashforth" if asked.attributes == faces.attributes else "DDIM")
 
 
 def test_readings_stand_next_to_what_was_asked():
@@ -510,7 +527,7 @@ def test_what_is_newer_stops_the_picture_but_not_the_preview(explorer, monkeypat
     explorer.ask(first)
     explorer.wait()
     assert [size for size, said in calls if said == first.said] == [1, 1, 2, 2, 2]
-    assert [size for size, said in calls if said == second.said] == [1, 1] + [2] * 20
+    assert [size for size, said in calls if said == second.said] == [1, 1] + [2] * 10
     alts = [IMG.findall(page)[0][1] for page in seen]
     assert ["A preview of" in alt for alt in alts] == [True, True, False] and "Hat" in alts[-1]
 
@@ -525,12 +542,12 @@ def test_a_quick_net_needs_no_preview(explorer):
 
 def test_previews_take_as_many_calls_as_fit(explorer):
     asked = explorer.start.say("Smile", 1)
-    for pace, steps in ((0.09, 3), (0.045, 6), (1.0, 2), (0.014, 20), (0.007, 0)):
+    for pace, steps in ((0.09, 3), (0.045, 6), (1.0, 2), (0.028, 10), (0.014, 0)):
         explorer._pace = {1: pace}
         assert explorer._fitting(asked, 1) == steps
-    explorer._pace = {1: 0.014}
+    explorer._pace = {1: 0.028}
     assert explorer._fitting(dataclasses.replace(asked, scale=1.0), 1) == 0, "plain, the picture costs half"
-    assert explorer._fitting(asked, 2) == 10, "two are drawn where the one stands beside the other"
+    assert explorer._fitting(asked, 2) == 5, "two are drawn where the one stands beside the other"
 
 
 def test_the_way_back_costs_nothing(explorer, monkeypatch):
@@ -553,7 +570,7 @@ def test_long_work_is_told(explorer, monkeypatch):
     told = []
     explorer.now.observe(lambda change: told.append(change["new"]), "value")
     press(explorer, "Smile")
-    assert "Refining: 0 of 20 calls." in told[0]
+    assert "Refining: 0 of 10 calls." in told[0]
     assert explorer.now.value == ""
 
 

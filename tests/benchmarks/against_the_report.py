@@ -18,13 +18,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
-from facelab.__main__ import CALLS, FACES_BY, SCALE
 from facelab.attributes import CELEBA
 from facelab.data import Pictures
 from facelab.guidance import classifier_free
 from facelab.model import Denoiser
 from facelab.plan import FACES as OURS
 from facelab.plan import NETS, PATIENT, REPORT_RECIPE, Recipe, machine
+from facelab.request import CALLS, FACES_BY, SCALE
 from facelab.sample import DDPM, noise, sample
 from facelab.train import _Run
 
