@@ -38,6 +38,7 @@ from facelab.pretrained import fill, load, save
 from facelab.recording import Recorder
 from facelab.sample import DDIM, noise, sample
 from facelab.subjects import KINDS_OF_NET, SUBJECTS, WALKS, Subject
+from facelab.written import whole
 
 
 def forget_some(cond: Tensor, generator: torch.Generator) -> Tensor:
@@ -623,9 +624,9 @@ def _walk(told: argparse.Namespace) -> None:
     }
     if not _first():
         return
-    told.out.mkdir(parents=True, exist_ok=True)
     file = told.out / told.subject.replace("-", "_")
-    file.with_suffix(".json").write_text(json.dumps(about, indent=1) + "\n", "utf-8")
+    with whole(file.with_suffix(".json")) as beside:
+        beside.write_text(json.dumps(about, indent=1) + "\n", "utf-8")
     plots.show(torch.cat(drawn), 10, rows=list(WALKS[told.subject])).save(file.with_suffix(".png"))
 
 

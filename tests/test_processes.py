@@ -26,6 +26,7 @@ from facelab.model import AttributeClassifier, Denoiser
 from facelab.plan import Recipe
 from facelab.train import fit, training
 
+ROOT = Path(__file__).resolve().parents[1]
 STEPS = 20
 CASES = {
     "fp32": {},
@@ -62,7 +63,9 @@ def trained(keep: Path, double=False, batch=8, stop=0, most=None) -> dict[str, t
             for now in training(net, pictures(), recipe, keep=keep):
                 if now.step == stop:
                     break
-            net = tiny(seed=5).double()  # all that is kept must come from the checkpoint
+            net = tiny().double()
+            for weight in net.parameters():  # all that goes on must come from the checkpoint
+                weight.data.zero_()
         averaged, losses = fit(net, pictures(), recipe, keep=keep, progress=False)
     noise = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -134,7 +137,7 @@ def run(out: Path) -> None:
 def launched(*words, processes=2, **env):
     """torchrun with two processes, on a port of its own."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "FACELAB_DATA": ""} | env
+    env = os.environ | {"OMP_NUM_THREADS": "1", "FACELAB_DATA": "", "PYTHONPATH": str(ROOT)} | env
     return subprocess.run([*torchrun, *map(str, words)], capture_output=True, text=True, env=env)
 
 
@@ -283,7 +286,18 @@ def test_another_error_is_no_lack_of_memory(tmp_path, monkeypatch):
         fit(tiny(), pictures(), Recipe(8, batch=8), keep=tmp_path, progress=False)
 
 
-# The commands as they are told.
+# As it is told in tests/benchmarks/README.md.
+
+
+def test_the_cell_that_launches_from_a_notebook(tmp_path, monkeypatch, capsys):
+    page = (ROOT / "tests/benchmarks/README.md").read_text("utf-8")
+    (cell,) = re.findall(r"```python\n(from accelerate import notebook_launcher.+?)```", page, re.S)
+    monkeypatch.chdir(tmp_path)
+    names = {"net": tiny(), "pictures": pictures(), "recipe": Recipe(8 * 4, batch=8), "fit": fit, "torch": torch}
+    exec(cell, names)
+    assert "Launching training on" in capsys.readouterr().out, "the launcher ran it"
+    assert len(names["losses"]) == 4 and len(list((tmp_path / "my-faces").glob("step-*"))) <= 2
+    assert equal(names["net"], fit(tiny(), pictures(), Recipe(8 * 4, batch=8), keep=tmp_path / "b", progress=False)[0])
 
 
 @pytest.mark.slow
@@ -306,7 +320,9 @@ def test_accelerate_launch_on_a_cpu_starts_one_and_training_says_so(tmp_path):
         "facelab.train",
     ]
     command += ["--plan", "ci", "--pictures", "64", "--out", str(tmp_path)]
-    told = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"FACELAB_DATA": ""})
+    told = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"FACELAB_DATA": "", "PYTHONPATH": str(ROOT)}
+    )
     assert told.returncode == 0, told.stderr
     assert re.search(r"^1 process$", told.stdout, re.M)
 
