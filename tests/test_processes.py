@@ -235,7 +235,7 @@ def test_where_the_launcher_s_count_is_another_training_does_not_start(tmp_path,
         fit(tiny(), pictures(), Recipe(8, batch=8), keep=tmp_path)
     monkeypatch.setenv("FACELAB_DATA", "")
     assert main(["train", "--plan", "ci", "--out", str(tmp_path / "out")]) == 2
-    assert capsys.readouterr().err.startswith("facelab: 2 processes were launched")
+    assert "\nfacelab: 2 processes were launched" in f"\n{capsys.readouterr().err}"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -74,8 +74,9 @@ def test_no_telemetry_is_left_on():
 def test_facelab_asks_nobody_but_through_its_own_door():
     """Whatever opens a connection stands in download.py, which refuses where it should; nothing fetches by other names."""
     doors = re.compile(
-        r"\b(from_pretrained|hf_hub_download|snapshot_download|urlopen|urlretrieve|requests|load_state_dict_from_url|"
-        r"torch\.hub|httpx|aiohttp|socket)\b|weights=(?!None)|pretrained=True"
+        r"\b(?:from_pretrained|hf_hub_download|snapshot_download|urlopen|urlretrieve|load_state_dict_from_url|torch\.hub)\b"
+        r"|^\s*(?:import|from) (?:requests|httpx|aiohttp|socket|urllib\.request|http|gdown|huggingface_hub)\b|pretrained=True",
+        re.M,
     )
     found = {}
     for path in (ROOT / "facelab").glob("*.py"):
