@@ -10,10 +10,11 @@ import hashlib
 import json
 import os
 import shutil
+import time
 import warnings
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from facelab.data import Pictures
@@ -40,12 +41,12 @@ class Shelf:
     def _files(self) -> list[Path]:
         """Newest first, the shelf's own before its copies."""
         folders = [self.folder, *([self.copies] if self.copies else [])]
-        found = [file for folder in folders if folder.is_dir() for file in folder.glob("step-*.safetensors")]
+        found = [file for folder in folders if folder.is_dir() for file in folder.glob("step-*-*.safetensors")]
         return sorted(found, key=lambda file: (-int(file.name.split("-")[1]), file.parent != self.folder))
 
     def clear(self) -> None:
         for file in self._files():
-            file.unlink()
+            file.unlink(missing_ok=True)
 
     def put(self, tensors: dict, place: dict) -> None:
         """Write beside, sync, rename; keep this one and the one before. `place` holds the step and what else it takes."""
@@ -60,15 +61,24 @@ class Shelf:
             os.replace(beside, self.last)
             _sync(self.folder)
         except Exception as failed:
-            with contextlib.suppress(OSError):
-                beside.unlink(missing_ok=True)
             raise ValueError(
                 f"no checkpoint could be written to {self.folder} ({failed}): free some space there, or set FACELAB_CACHE."
             ) from failed
+        finally:
+            with contextlib.suppress(OSError):
+                beside.unlink(missing_ok=True)
         for old in [file for file in self._files() if file.parent == self.folder][2:]:
-            old.unlink()
+            old.unlink(missing_ok=True)
+        self._sweep()
         if self.copies:
             self._copy()
+
+    def _sweep(self) -> None:
+        """What a killed process had begun to write; an hour old, so that nobody is still at it."""
+        for left in self.folder.glob(".writing-*"):
+            with contextlib.suppress(OSError):
+                if time.time() - left.stat().st_mtime > 3600:
+                    left.unlink()
 
     def _copy(self) -> None:
         """A whole copy under a temporary name first: a network drive may lose what is being written."""
@@ -78,20 +88,24 @@ class Shelf:
             shutil.copyfile(self.last, beside)
             os.replace(beside, self.copies / self.last.name)
             for old in sorted(self.copies.glob("step-*.safetensors"))[:-2]:
-                old.unlink()
+                old.unlink(missing_ok=True)
         except OSError as failed:
             warnings.warn(f"no copy of the checkpoint could be made in {self.copies} ({failed}).", stacklevel=2)
+        finally:
+            with contextlib.suppress(OSError):
+                beside.unlink(missing_ok=True)
 
     def newest(self) -> tuple[tuple[dict, dict] | None, str]:
         """(tensors, place) of the newest whole checkpoint, or None; and what there is to say about it."""
         damaged = []
         for file in self._files():
-            if not digest(file).startswith(file.stem.split("-")[2]):
+            try:
+                about, tensors = _whole(file)
+            except FileNotFoundError:  # another process has tidied up
+                continue
+            except (OSError, SafetensorError, ValueError):
                 damaged.append(file.name)
                 continue
-            with safe_open(file, "pt") as opened:
-                about = {name: json.loads(value) for name, value in opened.metadata().items()}
-                tensors = {name: opened.get_tensor(name) for name in opened.keys()}
             self._compare(file, about)
             self.last, place, steps = file, about["place"], about["recipe"]
             done = place["step"] >= Recipe(**steps).steps
@@ -112,6 +126,17 @@ class Shelf:
                     f"{file} is a checkpoint of another run: its {name} differs in {', '.join(differ)}; choose another "
                     "folder, or fresh=True to start over."
                 )
+
+
+def _whole(file: Path) -> tuple[dict, dict]:
+    """(what the header tells, tensors); a ValueError where the bytes are not those that its name tells, or are no checkpoint."""
+    if not digest(file).startswith(file.stem.split("-")[2]):
+        raise ValueError(f"{file} is damaged.")
+    with safe_open(file, "pt") as opened:
+        about = {name: json.loads(value) for name, value in (opened.metadata() or {}).items()}
+        if not {"net", "settings", "recipe", "data", "place"} <= about.keys():
+            raise ValueError(f"{file} is no checkpoint.")
+        return about, {name: opened.get_tensor(name) for name in opened.keys()}
 
 
 def _sync(folder: Path) -> None:

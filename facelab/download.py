@@ -95,7 +95,7 @@ def fetch(urls, path, *, sha256=None, md5=None, size=None, timeout=5.0, progress
                 os.replace(part, path)
                 return path
     except OSError as error:  # the network's errors have become reasons by now: this is the disk
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # some disks hold no file above 4 GB
         raise DownloadError(
             f"{path} could not be written ({error.strerror or error}): "
             f"{'free some space' if full else f'make {folder} writable'}, "

@@ -25,6 +25,7 @@ from facelab.obeying import JUDGES, SOLVERS, TWELVE, command
 from facelab.plan import cache_dir, machine
 from facelab.pretrained import load
 from facelab.survey import survey
+from facelab.written import whole
 
 
 def score_judge(judge: AttributeClassifier, real: data.Pictures) -> dict:
@@ -123,7 +124,7 @@ def run(told: argparse.Namespace) -> None:
             f"--each and --steps must be above 0, --count above 1, got {told.each}, {told.steps}, {told.count}."
         )
     if told.out:
-        told.out.mkdir(parents=True, exist_ok=True)
+        told.out.mkdir(parents=True, exist_ok=True)  # before hours of measuring, not after
     first = int(os.environ.get("RANK", "0")) == 0
     for part in told.what:
         name, found, shown = PARTS[part](told)
@@ -131,9 +132,8 @@ def run(told: argparse.Namespace) -> None:
             print(shown)
         if first and told.out:
             about = {"machine": machine(), "date": time.strftime("%Y-%m-%d")}
-            file, beside = told.out / f"{name}.json", told.out / f".{name}-{os.getpid()}"
-            beside.write_text(json.dumps({"about": about} | found, indent=1, allow_nan=False) + "\n", "utf-8")
-            os.replace(beside, file)
+            with whole(file := told.out / f"{name}.json") as beside:
+                beside.write_text(json.dumps({"about": about} | found, indent=1, allow_nan=False) + "\n", "utf-8")
             print(f"written to {file}")
 
 

@@ -28,6 +28,7 @@ from facelab.kept import keep as keep_batches
 from facelab.kept import name_of
 from facelab.plan import cache_dir, data_dirs, device, shipped_dir
 from facelab.pretrained import load
+from facelab.written import whole
 
 
 def as_saved(pictures: Tensor) -> Tensor:
@@ -328,15 +329,9 @@ def save_features(file, features: Tensor, about: dict) -> Path:
     if half.isinf().any():
         raise ValueError(f"float16 holds numbers up to 65,504, got features up to {features.abs().max():.3g}.")
     about = about | {"count": len(half), "sha256": hashlib.sha256(half.numpy()).hexdigest()}
-    file = Path(file)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name(f".{file.name}-{os.getpid()}")
-    try:
+    with whole(file) as beside:
         save_file({"features": half}, beside, metadata={"about": json.dumps(about)})
-        os.replace(beside, file)
-    finally:
-        beside.unlink(missing_ok=True)
-    return file
+    return Path(file)
 
 
 def load_features(name: str) -> tuple[Tensor, dict]:

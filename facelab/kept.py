@@ -17,6 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from facelab.written import whole
+
 
 def name_of(*words, tensors: Sequence[Tensor] = ()) -> str:
     """24 digits that name exactly these words and these tensors."""
@@ -39,7 +41,15 @@ def keep(folder: Path, jobs: dict[str, Callable[[], Tensor]], bar: tqdm | None =
         OSError: where the folder cannot be written.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        beside = folder / f".{os.getpid()}"
+        beside.touch()
+        beside.unlink()
+    except OSError as error:
+        raise OSError(
+            f"{folder} cannot be written ({error.strerror}): let FACELAB_CACHE name another folder."
+        ) from error
     files = {name: folder / f"{name}.safetensors" for name in jobs}
     left = dict(files)
     for patience in (0, -1):  # first what is free, then what others had in hand
@@ -49,7 +59,9 @@ def keep(folder: Path, jobs: dict[str, Callable[[], Tensor]], bar: tqdm | None =
                 try:
                     with FileLock(lock, timeout=patience):
                         if not _length(file):
-                            _write(file, jobs[name]())
+                            rows = jobs[name]().cpu().contiguous()
+                            with whole(file) as beside:
+                                save_file({"kept": rows}, beside, metadata={"sha256": _sha256(rows)})
                         # Whoever still waits for this lock looks for the file first.
                         with contextlib.suppress(OSError):
                             lock.unlink()
@@ -70,14 +82,11 @@ def _length(file: Path) -> int:
     """How many rows a whole file holds; 0 where there is none, or a damaged one."""
     with contextlib.suppress(OSError, SafetensorError):
         with safe_open(file, "pt") as opened:
-            return opened.get_slice("kept").get_shape()[0]
+            rows, told = opened.get_tensor("kept"), (opened.metadata() or {}).get("sha256")
+            # What an earlier version kept tells none.
+            return len(rows) if told in (None, _sha256(rows)) else 0
     return 0
 
 
-def _write(file: Path, tensor: Tensor) -> None:
-    beside = file.with_suffix(f".{os.getpid()}")
-    try:
-        save_file({"kept": tensor.cpu().contiguous()}, beside)
-        os.replace(beside, file)
-    finally:
-        beside.unlink(missing_ok=True)
+def _sha256(rows: Tensor) -> str:
+    return hashlib.sha256(rows.numpy()).hexdigest()

@@ -4,6 +4,7 @@ Nothing leaves this machine. What is saved carries in its metadata that a model 
 and the recipe by which it can be drawn again.
 """
 
+import contextlib
 import io
 import json
 import os
@@ -210,9 +211,10 @@ def save_png(pictures: Tensor, file, recipe: dict | None = None, **options) -> P
         beside.write_bytes(content)
         os.replace(beside, file)
     except OSError as error:
-        raise ValueError(f"{str(file)!r} cannot be written ({error.strerror}).") from error
+        raise ValueError(f"{str(file)!r} cannot be written ({error.strerror}): choose another folder.") from error
     finally:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
     return file
 
 

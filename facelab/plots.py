@@ -15,6 +15,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from facelab.written import whole
+
 INK, PAPER, GAP = (40, 40, 40), (255, 255, 255), 2
 # Okabe and Ito's colours, which people with any colour vision tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -49,7 +51,8 @@ class Illustration:
 
     def save(self, path) -> Path:
         """Write the PNG and return its path."""
-        Path(path).write_bytes(self.png)
+        with whole(path) as beside:
+            beside.write_bytes(self.png)
         return Path(path)
 
 

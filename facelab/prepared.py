@@ -65,7 +65,8 @@ def prepared(name: str, recipe: str, make: Callable[[], tuple[int, Iterable[Row]
                         old.unlink()
                         old.with_suffix(".npy").unlink(missing_ok=True)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
+            # EFBIG: some disks hold no file above 4 GB.
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS):
                 raise
             raise OSError(
                 error.errno,

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from facelab.attributes import CELEBA, DIGITS, DRAWN, Attributes
@@ -16,6 +17,7 @@ from facelab.model import AttributeClassifier, Denoiser
 from facelab.plan import shipped_dir
 from facelab.plots import Illustration
 from facelab.schedule import Schedule
+from facelab.written import whole
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 KINDS = {"Denoiser": Denoiser, "AttributeClassifier": AttributeClassifier}
@@ -61,8 +63,7 @@ def load(name: str, device=None) -> Pretrained:
         raise ValueError(f"there are no weights called {name!r}: there are {', '.join(names()) or 'none'}.")
     if not (folder / "card.json").is_file():
         raise ValueError(f"{folder} has no card.json, so nothing tells whether its weights are whole.")
-    config = json.loads((folder / "config.json").read_text("utf-8"))
-    card = json.loads((folder / "card.json").read_text("utf-8"))
+    config, card = _told(folder / "config.json", "_class_name"), _told(folder / "card.json", "sha256")
     kind = KINDS.get(config.get("_class_name"))
     if kind is None:
         raise ValueError(
@@ -72,12 +73,26 @@ def load(name: str, device=None) -> Pretrained:
     if not file.is_file() or digest(file) != card["sha256"]:
         raise ValueError(f"{file} is missing or damaged (its sha256 is not the card's): fetch the repository anew.")
     net = kind.from_config(config)
-    fill(net, load_file(file), file)
+    try:
+        fill(net, load_file(file), file)
+    except SafetensorError as error:
+        raise ValueError(f"{file} holds no weights ({error}): fetch the repository anew.") from error
     net = net.eval().requires_grad_(False)
     if device is not None:
         net = net.to(device)
     attributes = KNOWN.get(net.attributes.names, net.attributes)
     return Pretrained(name, attributes, net.shape, card, **{"denoiser" if kind is Denoiser else "classifier": net})
+
+
+def _told(file: Path, key: str) -> dict:
+    """What a JSON file beside the weights tells, `key` among it."""
+    try:
+        told = json.loads(file.read_bytes())
+        if key not in told:
+            raise ValueError(f"without {key}")
+    except (ValueError, TypeError) as error:  # broken letters are a ValueError too
+        raise ValueError(f"{file} is damaged ({' '.join(str(error).split())}): fetch the repository anew.") from error
+    return told
 
 
 def fill(net, tensors: dict[str, torch.Tensor], file) -> None:
@@ -94,19 +109,26 @@ def fill(net, tensors: dict[str, torch.Tensor], file) -> None:
 
 
 def save(net, folder, card: dict) -> Path:
-    """Write weights in half precision, config and card to `folder`; the card gets its sha256, bytes and parameters."""
+    """Write weights in half precision, config and card to `folder`; the card gets its sha256, bytes and parameters.
+
+    Raises:
+        OSError: where they cannot be written, in one sentence; each file is the old one or the new one.
+    """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    net.save_config(folder)
+    with whole(folder / "config.json") as beside:
+        beside.write_text(net.to_json_string(), "utf-8")
     halves = {n: (t.half() if t.is_floating_point() else t).cpu().contiguous() for n, t in net.state_dict().items()}
     file = folder / WEIGHTS
-    save_file(halves, file, metadata={"format": "pt"})
+    with whole(file) as beside:
+        save_file(halves, beside, metadata={"format": "pt"})
     facts = {
         "parameters": sum(p.numel() for p in net.parameters()),
         "bytes": file.stat().st_size,
         "sha256": digest(file),
     }
-    (folder / "card.json").write_text(json.dumps(card | facts, indent=1) + "\n", "utf-8")
+    # The card last: until it is there, its sha256 tells that these weights are not its own.
+    with whole(folder / "card.json") as beside:
+        beside.write_text(json.dumps(card | facts, indent=1) + "\n", "utf-8")
     return folder
 
 

@@ -4,8 +4,8 @@ It is one safetensors file of a few hundred kilobytes; `widgets.TrainingReplay` 
 """
 
 import dataclasses
+import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from facelab.features import as_saved
 from facelab.plan import shipped_dir
+from facelab.written import whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,16 +49,16 @@ class Recording:
 
     def save(self, file) -> Path:
         """Write it to a file that ends in .safetensors, at once or not at all."""
-        file = Path(file)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        beside = file.with_name(f".{file.name}-{os.getpid()}")
         tensors = {name: getattr(self, name).contiguous() for name in ("losses", "steps", "pictures")}
-        try:
-            save_file(tensors, beside, metadata={"about": json.dumps(self.about)})
-            os.replace(beside, file)
-        finally:
-            beside.unlink(missing_ok=True)
-        return file
+        with whole(file) as beside:
+            save_file(tensors, beside, metadata={"about": json.dumps(self.about), "sha256": _sha256(tensors)})
+        return Path(file)
+
+
+def _sha256(tensors: dict[str, Tensor]) -> str:
+    return hashlib.sha256(
+        b"".join(tensors[name].contiguous().numpy().tobytes() for name in sorted(tensors))
+    ).hexdigest()
 
 
 def load_recording(name) -> Recording:
@@ -72,6 +73,8 @@ def load_recording(name) -> Recording:
     try:
         with safe_open(file, "pt") as opened:
             tensors = {key: opened.get_tensor(key) for key in ("losses", "steps", "pictures")}
+            if opened.metadata().get("sha256", right := _sha256(tensors)) != right:
+                raise ValueError(f"{file} is damaged: its sha256 is not what it tells.")
             return Recording(**tensors, about=json.loads(opened.metadata()["about"]))
     except (OSError, SafetensorError, KeyError, TypeError) as error:
         there = ", ".join(

@@ -4,22 +4,27 @@
 
 Every random number of a step (pictures, ticks, noise, flips, forgotten answers, dropout) is a function of the seed and
 the step, drawn on the CPU for the whole global batch. So a run that was stopped goes on to the same bits, and several
-processes do what one does.
+processes do what one does. (Dropout alone is drawn by each process for its own share.)
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import math
+import os
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from accelerate.utils import broadcast_object_list
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from torch import Tensor, distributed, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 
@@ -33,6 +38,7 @@ from facelab.pretrained import fill, load, save
 from facelab.recording import Recorder
 from facelab.sample import DDIM, noise, sample
 from facelab.subjects import KINDS_OF_NET, SUBJECTS, WALKS, Subject
+from facelab.written import whole
 
 
 def forget_some(cond: Tensor, generator: torch.Generator) -> Tensor:
@@ -60,13 +66,15 @@ FORGET = {"some": forget_some, "whole": forget_whole, "never": lambda cond, gene
 def denoising_loss(denoise, x_0: Tensor, cond: Tensor, t: Tensor, eps: Tensor, dtype=torch.float32) -> Tensor:
     """(B,) the mean squared error of what the network predicts: eps, velocity or x_0, as it was built.
 
-    x_0 and eps are (B, C, H, W), t (B,), cond (B, K); `dtype` is the precision of the network's own arithmetic.
+    x_0 and eps are (B, C, H, W), t (B,), cond (B, K); `dtype` is the precision of the network's own arithmetic, float32 that of
+    its weights. The loss is in float32 at least.
     """
     net = getattr(denoise, "module", denoise)
     x_t = net.schedule.add_noise(x_0, eps, t)
     with torch.autocast(x_0.device.type, dtype, enabled=dtype != torch.float32):
         said = denoise(x_t, t, cond, raw=True)
-    return (said.float() - net.schedule.target(x_0, eps, t, net.config.predicts)).square().mean((1, 2, 3))
+    said = said.to(torch.promote_types(said.dtype, torch.float32))
+    return (said - net.schedule.target(x_0, eps, t, net.config.predicts)).square().mean((1, 2, 3))
 
 
 @dataclasses.dataclass
@@ -95,9 +103,17 @@ class Batch:
             x_0 = _moved(x_0, torch.randint(-recipe.shift, recipe.shift + 1, (2, len(x_0)), generator=luck))
         return cls(x_0, FORGET[recipe.forget](cond, luck), t, eps)
 
+    def __len__(self) -> int:
+        return len(self.t)
+
     def share(self, rank: int, world: int, where) -> "Batch":
         """This process's part of it, moved to its device."""
         return Batch(*(part[rank::world].to(where) for part in (self.x_0, self.cond, self.t, self.eps)))
+
+    def split(self, parts: int) -> list["Batch"]:
+        """In pieces that are seen one after the other, `parts` of them at most."""
+        pieces = (part.chunk(parts) for part in (self.x_0, self.cond, self.t, self.eps))
+        return [Batch(*piece) for piece in zip(*pieces, strict=True)]
 
 
 def _moved(x: Tensor, by: Tensor) -> Tensor:
@@ -151,7 +167,11 @@ def training(
     """Train step by step; iterating is what runs it, so the caller draws, logs and stops.
 
     It can be stopped anywhere (a break, an interrupted cell, a killed process): the next call with the same settings,
-    data and seed goes on where it was, on a CPU to the same bits. A finished run is loaded, and `note` says so.
+    data and seed goes on where it was, on a CPU to the same bits. A finished run is loaded, and `note` says so. Where the
+    memory does not hold a batch, it is seen in halves whose gradients are added up: the same result, and a warning says so.
+
+    Among several processes (torchrun, `accelerate launch`, `notebook_launcher`) each sees its share of every batch, and the
+    first one reads and writes the checkpoints: together they do what one does at the same batch, to rounding.
 
     Args:
         net: what to train, in place; from its own initial weights where no checkpoint is found.
@@ -166,7 +186,9 @@ def training(
         Progress after each step (and once before the first where there is something to say).
 
     Raises:
-        ValueError: for data and network that do not fit, no pictures, a checkpoint of another net, a loss that is NaN.
+        ValueError: for data and network that do not fit, no pictures, a checkpoint of another net, a loss that is NaN;
+            among several processes for a batch with fewer pictures, or a net that looks at a batch as a whole.
+        MemoryError: where not even one picture at a time can be trained on.
     """
     if len(pictures) == 0:
         raise ValueError("there are no pictures to train on.")
@@ -176,10 +198,14 @@ def training(
             f"{pictures.shape} with {len(pictures.attributes)}."
         )
     shelf = Shelf(keep or cache_dir() / "runs" / run_name(net, pictures, recipe), copy_to, net, recipe, pictures)
-    if fresh:
-        shelf.clear()
     run = _Run(net, pictures, recipe)
-    state, note = shelf.newest()
+
+    def newest():
+        if fresh:
+            shelf.clear()
+        return shelf.newest()
+
+    state, note = run.together(newest)
     if state:
         run.restore(state)
     threads = torch.get_num_threads()
@@ -214,18 +240,43 @@ def _steps(run: "_Run", shelf: "Shelf", note: str, every: float) -> Iterator[Pro
                 # Saving may take a twentieth of the time, no more, however slow the folder is (0: after every step).
                 pause = every and max(every, 20 * (last_save - start))
             left = statistics.median(times) * (recipe.steps - run.step)
-            yield run.progress(left, f"about {_duration(left)} on this machine" if len(times) == 5 else "")
+            halved, run.halved = run.halved, ""
+            yield run.progress(left, halved or (f"about {_duration(left)} on this machine" if len(times) == 5 else ""))
     finally:
         if whole and run.step > saved and not run.spoilt:
             run.put_on(shelf)
+
+
+def processes() -> Accelerator:
+    """accelerate, which knows how many processes train together, and which one this is.
+
+    Raises:
+        ValueError: where it counts others than were launched: each would train by itself, and nobody would notice.
+    """
+    accelerator, launched = Accelerator(cpu=device().type == "cpu"), int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != launched:
+        raise ValueError(
+            f"{launched} processes were launched (WORLD_SIZE), accelerate counts {accelerator.num_processes}: training does "
+            "not start. On a CPU launch with torchrun --nproc_per_node, in a fresh process."
+        )
+    return accelerator
 
 
 class _Run:
     """Everything that changes while training, and how it is written down."""
 
     def __init__(self, net, pictures, recipe):
-        self.accelerator = Accelerator(cpu=device().type == "cpu")
+        self.accelerator = processes()
+        self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         self.pictures, self.recipe = pictures, recipe
+        # Running statistics are of what a process sees by itself, so neither shares nor halves would do what the whole does.
+        self.whole_only = any(True for _ in net.buffers())
+        if self.world > 1 and (self.whole_only or recipe.batch < self.world):
+            raise ValueError(
+                f"{type(net).__name__} looks at a batch as a whole: train it in one process."
+                if self.whole_only
+                else f"a batch of {recipe.batch} cannot be shared by {self.world} processes: let it be {self.world} or more."
+            )
         self.net = net.to(self.accelerator.device).train()
         self.average = AveragedModel(self.net, multi_avg_fn=_moving_average(recipe.ema), use_buffers=True)
         adam = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimiser]
@@ -233,8 +284,26 @@ class _Run:
         self.optimiser = adam(self.net.parameters(), lr=recipe.lr, weight_decay=decay)
         self.model = self.accelerator.prepare(self.net)
         self.step, self.losses, self.seconds, self.spoilt = 0, [], 0.0, False
-        self.threads, self.dtype = torch.get_num_threads(), precision(self.accelerator.device.type)
+        self.parts, self.fits, self.halved = 1, self.world == 1, ""
+        # Measured, so two processes might measure differently.
+        self.threads = torch.get_num_threads()
+        self.dtype = self.together(lambda: precision(self.accelerator.device.type))
         self.scaler = torch.amp.GradScaler(self.accelerator.device.type, enabled=self.dtype == torch.float16)
+
+    def together(self, find: Callable):
+        """What `find` gives the first process, for all of them; where it fails, it fails for all."""
+        if self.world == 1:
+            return find()
+        told = [None]
+        if self.rank == 0:
+            try:
+                told = [find()]
+            except (ValueError, OSError) as wrong:
+                told = [wrong]
+        broadcast_object_list(told)
+        if isinstance(told[0], Exception):
+            raise told[0]
+        return told[0]
 
     def loss(self, batch: Batch) -> Tensor:
         if isinstance(self.net, AttributeClassifier):
@@ -242,15 +311,57 @@ class _Run:
         return denoising_loss(self.model, batch.x_0, batch.cond, batch.t, batch.eps, self.dtype)
 
     def forward_and_back(self, last_good) -> Tensor:
+        """(B,) the loss of every picture of the step, whoever saw it; the gradient of their mean lies in the net."""
         ticks = len(self.net.schedule) if isinstance(self.net, Denoiser) else 1
         batch = Batch.draw(self.pictures, self.recipe, self.step, ticks)
-        batch = batch.share(self.accelerator.process_index, self.accelerator.num_processes, self.accelerator.device)
+        share = batch.share(self.rank, self.world, self.accelerator.device)
+        while (mine := self._tried(share, len(batch))) is None:
+            clear_device_cache(garbage_collection=True)
+        losses = mine
+        if self.world > 1:
+            losses = mine.new_zeros(len(batch))
+            losses[self.rank :: self.world] = mine
+            losses = self.accelerator.reduce(losses, "sum")
+        self._refuse_nan(losses, batch.t, last_good)
+        return losses
+
+    def _tried(self, share: Batch, count: int) -> Tensor | None:
+        """The losses of a share of `count` pictures, its gradients added up; None where the memory asks for smaller pieces."""
+        try:
+            if not self.fits:
+                # Once gradients are on their way to the others nobody can begin anew: first each by itself.
+                self._back(share, count, alone=True)
+                self.fits = True
+            return self._back(share, count)
+        except RuntimeError as error:
+            if not (isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)):
+                raise
+            at_once = math.ceil(len(share) / self.parts)
+            if at_once == 1 or self.whole_only or (self.world > 1 and self.fits):
+                raise MemoryError(
+                    f"the memory does not hold a training step with {at_once} pictures at once: close what else uses it, or "
+                    "choose a smaller batch or network; the same call goes on from the last checkpoint."
+                ) from error
+            self.parts *= 2
+            self.halved = (
+                f"out of memory with {at_once} pictures at once: now {math.ceil(at_once / 2)} at a time, their gradients added "
+                "up, with the same result"
+            )
+            warnings.warn(self.halved, stacklevel=2)
+            return None
+
+    def _back(self, share: Batch, count: int, alone: bool = False) -> Tensor:
         self.optimiser.zero_grad()
-        with seeded(_number(self.recipe.seed + 2, self.step)):
-            loss = self.loss(batch)
-        self._refuse_nan(loss, batch.t, last_good)
-        self.accelerator.backward(self.scaler.scale(loss.mean()))
-        return loss.detach()
+        pieces, losses = share.split(self.parts), []
+        with seeded(_number(self.recipe.seed + 2, self.step + self.rank * self.recipe.steps)):
+            for piece in pieces:
+                last = piece is pieces[-1] and not alone
+                with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
+                    loss = self.loss(piece)
+                    # The others' gradients are averaged with these, so each counts as often as there are processes.
+                    self.accelerator.backward(self.scaler.scale(loss.sum() * (self.world / count)))
+                losses.append(loss.detach())
+        return torch.cat(losses)
 
     def _refuse_nan(self, loss, t, last_good):
         bad = ~loss.isfinite()
@@ -274,7 +385,7 @@ class _Run:
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.average.update_parameters(self.net)
-        self.losses.append(self.accelerator.reduce(loss.mean(), "mean").item())
+        self.losses.append(loss.mean().item())
         self.step += 1
 
     def progress(self, left: float, note: str = "") -> Progress:
@@ -296,12 +407,13 @@ class _Run:
             "step": self.step,
             "seconds": self.seconds,
             "threads": self.threads,
+            "parts": self.parts,
             "precision": str(self.dtype).removeprefix("torch."),
             "scaler": scaler,
         }
 
     def put_on(self, shelf: Shelf) -> None:
-        if self.accelerator.is_main_process:
+        if self.rank == 0:
             shelf.put(self.tensors(), self.place())
 
     def restore(self, state: tuple[dict[str, Tensor], dict]) -> None:
@@ -316,7 +428,7 @@ class _Run:
         self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": moments})
         self.losses = tensors["losses"].tolist()
         self.step, self.seconds, self.threads = place["step"], place["seconds"], place["threads"]
-        self.dtype = getattr(torch, place["precision"])
+        self.parts, self.dtype = place.get("parts", 1), getattr(torch, place["precision"])
         self.scaler = torch.amp.GradScaler(self.accelerator.device.type, enabled=self.dtype == torch.float16)
         if place["scaler"]:
             self.scaler.load_state_dict(place["scaler"])
@@ -363,7 +475,12 @@ def _to_the_end(steps: Iterator[Progress], total: int, progress: bool = True) ->
     return now
 
 
-# The command line: python -m facelab train, or python -m facelab.train where several processes are launched.
+# The command line: python -m facelab train, or torchrun -m facelab.train where several processes are launched.
+
+
+def _first() -> bool:
+    """Whether this process is the one that speaks, scores and writes."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -398,12 +515,17 @@ def main(argv: list[str] | None = None) -> int:
     try:
         told = arguments().parse_args(argv)
         _walk(told) if told.subject in WALKS else _train(told)
-    except (ValueError, OSError) as wrong:
-        print(f"facelab: {' '.join(str(wrong).split())}", file=sys.stderr)
+    except (ValueError, OSError, MemoryError) as wrong:
+        who = "facelab" if _first() else f"facelab, process {os.environ['RANK']}"
+        print(f"{who}: {' '.join(str(wrong).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nStopped; the same command goes on from here.", file=sys.stderr)
+        if _first():
+            print("\nStopped; the same command goes on from here.", file=sys.stderr)
         return 130
+    finally:
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.destroy_process_group()
     return 0
 
 
@@ -411,7 +533,9 @@ def _subject(told: argparse.Namespace) -> tuple[Plan, Subject, Recipe]:
     row = plan(told.plan)
     subject = SUBJECTS[told.subject.removesuffix("-recipes")](row, told)
     changed = {name: getattr(told, name) for name in ("seed", "pictures", "lr") if getattr(told, name) is not None}
-    print(subject.pictures.source)
+    count = processes().num_processes
+    if _first():
+        print(f"{subject.pictures.source}\n{count} {'process' if count == 1 else 'processes'}")
     return row, subject, dataclasses.replace(subject.recipe, **changed)
 
 
@@ -430,7 +554,9 @@ def _train(told: argparse.Namespace) -> None:
         if subject.shown is None:
             raise ValueError(f"{told.subject} draws nothing that --record could keep.")
         recorder = Recorder(lambda net: _shown(net, subject))
-    last = _to_the_end(recorder(steps) if recorder else steps, recipe.steps)
+    last = _to_the_end(recorder(steps) if recorder else steps, recipe.steps, _first())
+    if not _first():
+        return
     net = last.net
     card = {
         "what": f"{told.subject}: {type(net).__name__}, trained by facelab {facelab.__version__}",
@@ -483,7 +609,9 @@ def _walk(told: argparse.Namespace) -> None:
         net = subject.net(**change)
         keep = told.out / "checkpoints" / name.replace(",", "").replace(" ", "-")
         options = {"fresh": told.fresh, "copy_to": told.copy_to}
-        net, losses = fit(net, subject.pictures, dataclasses.replace(recipe, **how), keep=keep, **options)
+        net, losses = fit(
+            net, subject.pictures, dataclasses.replace(recipe, **how), keep=keep, progress=_first(), **options
+        )
         table.append({"recipe": name, "settings": change | how, **subject.compare(net), "last loss": losses[-1]})
         drawn.append(_shown(net, subject))
     about = {
@@ -494,9 +622,11 @@ def _walk(told: argparse.Namespace) -> None:
         "command": f"python -m facelab train {_words(told, row, recipe)} --out DIR",
         "rows": table,
     }
-    told.out.mkdir(parents=True, exist_ok=True)
+    if not _first():
+        return
     file = told.out / told.subject.replace("-", "_")
-    file.with_suffix(".json").write_text(json.dumps(about, indent=1) + "\n", "utf-8")
+    with whole(file.with_suffix(".json")) as beside:
+        beside.write_text(json.dumps(about, indent=1) + "\n", "utf-8")
     plots.show(torch.cat(drawn), 10, rows=list(WALKS[told.subject])).save(file.with_suffix(".png"))
 
 

@@ -1,14 +1,15 @@
 """What nbval overlooks.
 
 nbval fails a cell if the kernel publishes an error. A cell can go wrong without one, and fails here if it swallows the
-interrupt of its timeout, kills its kernel, leaves a thread or a task to fail unwatched, or calls a command or a magic
-that fails.
+interrupt of its timeout, kills its kernel, leaves a thread or a task to fail unwatched, calls a command or a magic that
+fails, or asks another machine for anything.
 """
 
 import inspect
 import os
 import time
 from ast import literal_eval
+from pathlib import Path
 from queue import Empty
 
 import pytest
@@ -22,6 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 STEP = 0.5  # seconds between two looks at whether the kernel lives
 STUCK = 60  # a kernel that is silent for so long between two cells will not speak again
 GRACE = 5  # an interrupted cell that still prints after so long would print for ever
+HERE_ONLY = (Path(__file__).resolve().parents[1] / "tests/here_only.py").read_text("utf-8")
 LINGER = {"running": 10, "daemons": 1}  # what runs on after the last cell may fail yet, or may never end
 
 
@@ -85,6 +87,7 @@ def watch():
     system, shell["system"] = shell["system"], lambda command: command_ended(command, system(command))
     handler, process.process_handler = process.process_handler, handler_noted
 
+    here_only(lambda what: notes.append(["network", f"asked for another machine: {what}"]))  # noqa: F821
     ip.overlooked = overlooked
 
 
@@ -101,7 +104,7 @@ class Kernel(RunningKernel):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         # {} is its namespace, so that none of its names is found in the lesson's
-        self.ask(f"exec({inspect.getsource(watch) + 'watch()'!r}, {{}})")
+        self.ask(f"exec({HERE_ONLY + inspect.getsource(watch) + 'watch()'!r}, {{}})")
 
     def await_reply(self, msg_id, timeout=None):
         """Wait in short steps, for a dead kernel never replies."""

@@ -35,6 +35,11 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 BADGE = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
 # Folders that give a machine away, on any system.
 FOLDERS = r"/(?:home|root|Users|tmp|var|opt|mnt|srv|usr|work|workspaces?|content|private)/|[A-Za-z]:\\+Users\b"
+# Keys as those who give them out shape them, and words that come before one.
+SECRETS = re.compile(
+    r"\b(hf_\w{30,}|gh[pousr]_\w{30,}|github_pat_\w{40,}|sk-[\w-]{32,}|AKIA[0-9A-Z]{16}|AIza[\w-]{35}|xox[baprs]-[\w-]{10,})"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY|(?i:\b(api_?key|token|password|secret))\\?[\"']?\s*[=:]\s*\\?[\"'][^\"'\s]{8,}|://\w+:\w+@"
+)
 
 SETUP = """\
 # Setup, the same in every notebook. Where facelab is not installed, as in Colab, it is fetched, with those of its
@@ -275,6 +280,8 @@ def complaints(book, root: Path = ROOT) -> list[str]:
     here = "|".join(re.escape(str(folder)) for folder in here)
     private = re.compile(rf"(?<![\w.-])(?:{FOLDERS}|(?:{here})(?![\w-]))")
     for at, cell in enumerate(book.cells):
+        if SECRETS.search("\n".join([cell.source, *map(letters, cell.get("outputs", []))])):
+            wrong.append(f"cell {at + 1} shows what looks like a secret")
         if cell.cell_type != "code":
             continue
         count += 1

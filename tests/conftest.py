@@ -19,7 +19,18 @@ os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", f"{SCRATCH}/hypothesis")
 pytest.register_assert_rewrite("oracle")
 
 import torch  # noqa: E402
+from here_only import TRIED, here_only, nobody_asked  # noqa: E402
 from hypothesis import settings  # noqa: E402
+
+here_only(TRIED.append)
+
+
+@pytest.fixture(autouse=True)
+def stays_here():
+    """A test that asks another machine fails, even where the refusal was swallowed."""
+    with nobody_asked():
+        yield
+
 
 torch.set_num_threads(1)
 settings.register_profile("facelab", deadline=None, max_examples=25, derandomize=True, database=None)

@@ -86,6 +86,10 @@ RUNS = {
                 (TASK.format("asyncio.create_task(fail())\nawait asyncio.sleep(0.3)"), "never retrieved: ValueError"),
                 (THREAD.format(0.5, False), None),
                 ("thread.join()", "thread .* failed: ValueError"),
+                (
+                    "import socket\ntry:\n    socket.create_connection(('192.0.2.1', 9))\nexcept OSError:\n    pass",
+                    "asked for another machine: socket.connect 192.0.2.1",
+                ),
                 ("'well again'", None),
             ],
             "late_thread.ipynb": [(THREAD.format(2, False), LATE + "thread .* failed: ValueError")],
@@ -145,6 +149,8 @@ def plant(folder, notebooks):
         path.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(book, path)
     shutil.copy(ROOT / "notebooks" / "conftest.py", folder / "notebooks")
+    (folder / "tests").mkdir(exist_ok=True)
+    shutil.copy(ROOT / "tests/here_only.py", folder / "tests")
 
 
 @pytest.fixture(scope="module")
