@@ -42,7 +42,7 @@ STOREYS = """
     schedule attributes plan plots download photo
     prepared kept portrait drawn celeba data model ideal guidance
     sample edit checkpoints pretrained features recording metrics scores control leakage likeness survey obeying nearness costs
-    evaluate subjects train request widgets explorer exercises lessons
+    editing evaluate subjects train request widgets explorer exercises lessons
     __main__
 """.split()
 ALONE = {"matplotlib": {"plots"}, "ipywidgets": {"explorer", "widgets"}}  # who alone may import it
