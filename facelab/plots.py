@@ -140,14 +140,21 @@ ANIMATION = 500_000  # bytes, and no more: notebooks are read over slow lines to
 
 
 def animation(
-    frames: Iterable[Tensor], titles: Sequence[str] = (), *, seconds: float = 0.1, alt: str | None = None, **options
+    frames: Iterable[Tensor],
+    titles: Sequence[str] = (),
+    *,
+    seconds: float = 0.1,
+    back: bool = True,
+    alt: str | None = None,
+    **options,
 ) -> Illustration:
-    """Frames one after the other, to the last and back to the first, for ever: an animated PNG of at most 500 kB.
+    """Frames one after the other, to the last and from the first again, for ever: an animated PNG of at most 500 kB.
 
     Args:
         frames: (C, H, W) or, several side by side, (B, C, H, W), in [-1, 1].
         titles: a line above each frame.
         seconds: how long a frame stays; the first and the last stay eight times as long.
+        back: go back from the last to the first, frame by frame, where it would jump otherwise.
         options: further ones of `show`, for every frame.
 
     Raises:
@@ -167,7 +174,7 @@ def animation(
     film = Image.new("RGB", (wide, high * len(sheets)), PAPER)
     for i, sheet in enumerate(sheets):
         film.paste(sheet, (0, i * high))
-    order = [*range(len(sheets)), *range(len(sheets) - 2, 0, -1)]
+    order = [*range(len(sheets)), *(range(len(sheets) - 2, 0, -1) if back else ())]
     stay = [1000 * seconds * (8 if i in (0, len(sheets) - 1) else 1) for i in order]
     for colours in (256, 128, 64, 32):
         few = film.quantize(colours, dither=Image.Dither.NONE)

@@ -14,8 +14,13 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from PIL import Image
 
 import facelab
+from facelab import pretrained
+from facelab.attributes import CELEBA
+from facelab.model import Denoiser
+from facelab.plan import PLANS
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
@@ -557,3 +562,15 @@ def test_setup_says_that_git_is_missing(stage):
     (stage.top / "bin/git").unlink()
     status, says, _ = stage.run(before="import os\nos.environ['PATH'] = ''\n")
     assert status and "RuntimeError: facelab could not be set up" in says.splitlines()[-1]
+
+
+def test_the_readmes_moving_picture_is_drawn_from_noise_through_every_request(tmp_path, monkeypatch, capsys):
+    net = Denoiser((3, 64, 64), CELEBA.names, **PLANS["ci"].faces_net)
+    model = pretrained.Pretrained("tiny", CELEBA, net.shape, {}, denoiser=net.eval())
+    monkeypatch.setattr(pretrained, "load", lambda name: model)
+    (tmp_path / "data/results").mkdir(parents=True)
+    assert make.sight(tmp_path) == 0
+    with Image.open(tmp_path / "data/results/sight.png") as moving:
+        assert moving.n_frames == 11 + 4 * (len(make.ASKED) - 1) and moving.info["loop"] == 0
+    told = capsys.readouterr().out
+    assert all(word in told for word in ("Noise becomes 3 faces", "Smiling", "no Blond_Hair"))

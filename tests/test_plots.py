@@ -180,6 +180,11 @@ def test_an_animation_goes_there_and_back():
     assert not getattr(still, "is_animated", False) and metadata["image/png"]["alt"] == moving.alt
 
 
+def test_an_animation_that_does_not_go_back_begins_again():
+    image = plots.animation(shades(3), side=8, back=False).image
+    assert image.n_frames == 3 and image.info["loop"] == 0
+
+
 def test_several_faces_move_side_by_side():
     frames = [torch.stack([frame, -frame]) for frame in shades(3, (1, 8, 8))]
     image = plots.animation(frames, side=8, alt="words").image
