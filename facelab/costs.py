@@ -18,7 +18,6 @@ from facelab.metrics import Estimate, as_text, difference, frechet_difference, f
 from facelab.nearness import reference, rows_of
 from facelab.obeying import SOLVERS, Painter, answers_of, command, drawing, here, judge_of, painter
 from facelab.plan import cache_dir
-from facelab.scores import short
 
 LOUDER = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
 FEWER = (5, 10, 20, 50, 100)
@@ -90,8 +89,9 @@ def calls(told: argparse.Namespace) -> tuple[str, dict, str]:
         }
         shown += f"\n{best.__name__}: {few:.1f} in {FEW} calls is {few / many:.3f} times {many:.1f} in {MANY}"
     plain = {name: {n: control.plain(value) for n, value in row.items()} for name, row in found.items()}
-    name = f"{paints.name}_calls_{short(told.count)}"
-    return name, {"haste": about, "distance": plain, "bar": bar}, shown
+    # Some of the solvers have a file of their own, for they may be compared at a higher count.
+    some = "".join(f"_{name}" for name in solvers) if len(solvers) < len(SOLVERS) else ""
+    return f"{paints.name}_calls{some}", {"haste": about, "distance": plain, "bar": bar}, shown
 
 
 class Ruler(NamedTuple):

@@ -332,7 +332,7 @@ def test_calls_gives_each_solver_the_same_noises_and_requests(few, plain_eyes, m
 
     monkeypatch.setattr(control, "ask", ask)
     assert measure("calls", "--seed", "3", "--calls", "5", "100") == 0
-    told = told_in(few, "painter_calls_24")
+    told = told_in(few, "painter_calls")
     assert [one[:4] for one in asked] == [
         (n, name, 1.0, 3) for name in ("DDIM", "Heun", "AdamsBashforth") for n in (5, 100)
     ]
@@ -355,7 +355,7 @@ def test_the_solver_that_is_nearest_in_few_calls_is_held_against_itself(few, pla
 
     monkeypatch.setattr(control, "ask", ask)
     assert measure("calls", "--calls", "5", "20", "100", "--solvers", "ddim", "adams-bashforth") == 0
-    told = told_in(few, "painter_calls_24")
+    told = told_in(few, "painter_calls_ddim_adams-bashforth")
     bar, found = told["bar"], told["distance"]["AdamsBashforth"]
     assert list(told["distance"]) == ["DDIM", "AdamsBashforth"] and bar["solver"] == "AdamsBashforth"
     assert bar["ratio"] == pytest.approx(found["20"]["value"] / found["100"]["value"], abs=1e-4) and bar["ratio"] > 1.05
