@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from facelab import control, costs, data, metrics, nearness, obeying
+from facelab import control, costs, data, editing, metrics, nearness, obeying
 from facelab.attributes import CELEBA
 from facelab.features import EXTRACTOR, efficientnet_features, extractor, features_of, save_features
 from facelab.metrics import as_text
@@ -108,6 +108,8 @@ def arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     add("--names", nargs="+", help="the attributes asked for, or all; by default twelve that stand for them")
     add("--steps", type=int, default=20, help="calls of the network a picture")
     add("--solver", choices=tuple(SOLVERS), default="ddim", help="which solver makes them")
+    add("--calls", nargs="+", type=int, default=costs.FEWER, help="calls: how many calls are compared")
+    add("--solvers", nargs="+", choices=tuple(SOLVERS), default=tuple(SOLVERS), help="calls: which solvers")
     add("--seed", type=int, default=0)
     add("--out", type=Path, metavar="DIR", help="where tables go, as JSON; without it they are only printed")
     add("--keep-features", type=int, default=0, metavar="N", help="table-1: keep the features of N pictures a line too")
@@ -206,6 +208,8 @@ PARTS = {
     "memory": nearness.memory,
     "scales": costs.scales,
     "calls": costs.calls,
+    "edits": editing.edits,
+    "walks": editing.walks,
     "control-all": functools.partial(obeying.obeying, said="all"),
     "control-1": functools.partial(obeying.obeying, said=1),
     "control-3": functools.partial(obeying.obeying, said=3),

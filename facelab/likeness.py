@@ -4,13 +4,15 @@ On drawn faces the true counterfactual exists, the same person drawn with anothe
 it; on real faces there is none. How a face changes along a walk, a judge tells.
 """
 
+import functools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from facelab import data, drawn
+from facelab import data, drawn, kept
 from facelab.attributes import DRAWN
 from facelab.data import Pictures
 from facelab.edit import crossed, edit, invert, walk
@@ -220,6 +222,7 @@ def rise(
     base: Tensor | None = None,
     each: int = 200,
     batch: int = 64,
+    keep: Path | None = None,
 ) -> Rise:
     """Walk one attribute from no to yes, and let the judge follow.
 
@@ -230,6 +233,8 @@ def rise(
         frames, walked: places on the walk, and on how many of the noises it is walked, the first ones.
         base: (K,), what is said besides, by default nothing.
         each: how many real faces with and without the attribute, the first of each kind; fewer where there are fewer.
+        keep: a folder in which what the judge made of each batch is kept (see `kept.py`), so that a stopped walk goes on;
+            it belongs to one denoiser and one judge.
 
     Raises:
         ValueError: for an unknown name, fewer than two noises walked, or where no real face has the attribute or all do.
@@ -243,12 +248,18 @@ def rise(
     ends = torch.zeros(2, len(judge.attributes)) if base is None else base.repeat(2, 1)
     ends[:, i] = torch.tensor([-1.0, 1.0])
 
+    def look(noises, conds):
+        return probabilities(judge, sample(denoise, noises, conds, solver, steps).cpu())
+
     def looked(noises, conds):
         """(R, F, K): what the judge makes of every noise under every condition."""
         grid = crossed(noises, conds.to(noises.device))
-        parts = zip(*(part.split(batch) for part in grid), strict=True)
-        pictures = torch.cat([sample(denoise, x, cond, solver, steps).cpu() for x, cond in parts])
-        return probabilities(judge, pictures).reshape(len(noises), len(conds), -1)
+        jobs = {
+            kept.name_of(type(solver).__name__, steps, tensors=part): functools.partial(look, *part)
+            for part in zip(*(part.split(batch) for part in grid), strict=True)
+        }
+        parts = [job() for job in jobs.values()] if keep is None else map(kept.kept, kept.keep(keep, jobs).values())
+        return torch.cat(list(parts)).reshape(len(noises), len(conds), -1)
 
     way = looked(x_T[:walked], walk(*ends, frames))
     found = torch.cat([way[:, [0, -1]], *([looked(x_T[walked:], ends)] if len(x_T) > walked else [])])

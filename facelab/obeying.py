@@ -114,7 +114,8 @@ def command(told: argparse.Namespace, part: str, *flags: str) -> str:
     for flag in flags:
         value = getattr(told, flag)
         if value is not None:
-            words.append(f"--{flag} {' '.join(map('{:g}'.format, value)) if flag == 'scales' else value}")
+            many = value if isinstance(value, (list, tuple)) else [value]
+            words.append(f"--{flag} {' '.join(f'{one:g}' if isinstance(one, float) else str(one) for one in many)}")
     if "steps" in flags:
         words.append(f"--solver {told.solver}")
     if told.names and "each" in flags:

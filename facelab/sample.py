@@ -29,16 +29,20 @@ class DDIM:
         eta: 0 is deterministic, 1 adds as much fresh noise as DDPM does.
         clip: keep every guess at x_0 in [-1, 1].
         generator: where fresh noise comes from; a CPU generator gives the same noise on every device.
+        spacing: of the ticks, as in `Schedule.ticks`.
     """
 
-    def __init__(self, schedule: Schedule, eta: float = 0.0, clip: bool = True, generator=None):
+    def __init__(
+        self, schedule: Schedule, eta: float = 0.0, clip: bool = True, generator=None, spacing: str = "trailing"
+    ):
         if not 0 <= eta <= 1:
             raise ValueError(f"eta must be from 0 (deterministic) to 1 (DDPM's noise), got {eta!r}.")
         self.schedule, self.eta, self.clip, self.generator = schedule, eta, clip, generator
+        self.spacing = spacing
 
     def start(self, steps: int) -> list[int]:
         """The ticks of a new trajectory, from noisy to clean."""
-        return self.schedule.ticks(steps)
+        return self.schedule.ticks(steps, self.spacing)
 
     def step(self, x_t: Tensor, x_0_hat: Tensor, t: int, s: int) -> Tensor:
         """x_s from x_t and the guess at the clean picture; s = -1 is the clean picture itself."""
@@ -57,16 +61,16 @@ class AdamsBashforth:
     Euler's step as it stands above. The first step has no past, and is DDIM's.
 
     Args:
-        schedule, clip: as for `DDIM`.
+        schedule, clip, spacing: as for `DDIM`.
     """
 
-    def __init__(self, schedule: Schedule, clip: bool = True):
-        self.schedule, self.clip, self.past = schedule, clip, None
+    def __init__(self, schedule: Schedule, clip: bool = True, spacing: str = "trailing"):
+        self.schedule, self.clip, self.spacing, self.past = schedule, clip, spacing, None
 
     def start(self, steps: int) -> list[int]:
         """The ticks of a new trajectory, from noisy to clean; what was remembered of another one is forgotten."""
         self.past = None
-        return self.schedule.ticks(steps)
+        return self.schedule.ticks(steps, self.spacing)
 
     def step(self, x_t: Tensor, x_0_hat: Tensor, t: int, s: int) -> Tensor:
         """x_s from x_t, the guess at the clean picture and the guesses of the step before; s = -1 is the clean picture."""
@@ -86,17 +90,17 @@ class Heun:
     both guesses, then to go on. An even number of calls makes the first step Euler's, and the last one always is.
 
     Args:
-        schedule, clip: as for `DDIM`.
+        schedule, clip, spacing: as for `DDIM`.
     """
 
-    def __init__(self, schedule: Schedule, clip: bool = True):
-        self.schedule, self.clip, self.past = schedule, clip, None
+    def __init__(self, schedule: Schedule, clip: bool = True, spacing: str = "trailing"):
+        self.schedule, self.clip, self.spacing, self.past = schedule, clip, spacing, None
 
     def start(self, steps: int) -> list[int]:
         """The ticks of a new trajectory of so many calls, each but the first twice."""
         if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= 2 * len(self.schedule) - 1:
             raise ValueError(f"Heun takes from 1 to {2 * len(self.schedule) - 1} calls, got {steps!r}.")
-        first, *others = self.schedule.ticks(steps // 2 + 1)
+        first, *others = self.schedule.ticks(steps // 2 + 1, self.spacing)
         ticks = [first, *(tick for tick in others for _ in range(2))]
         if steps % 2 == 0:
             del ticks[1]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 PREDICTIONS = ("eps", "velocity", "x_0")
+SPACINGS = ("trailing", "leading", "linspace")
 
 
 class Schedule:
@@ -140,14 +141,25 @@ class Schedule:
         a, b = self._velocity_rates(t, like=x_t)
         return (a * x_t - sigma * said) / (a * signal + b * sigma)
 
-    def ticks(self, steps: int) -> list[int]:
-        """`steps` ticks, evenly spaced, from the last one down: [999, 899, ...]; diffusers' "trailing" spacing.
+    def ticks(self, steps: int, spacing: str = "trailing") -> list[int]:
+        """`steps` ticks, evenly spaced, from noisy to clean.
+
+        Args:
+            spacing: as diffusers calls it. "trailing" starts where pure noise is: 999, 899, ... 99. "leading", many a
+                diffusers scheduler's default, ends at the cleanest tick and never sees the last: 900, 800, ... 0.
+                "linspace" has both ends: 999, 888, ... 0. (Lin et al. 2023, table 2.)
 
         Raises:
-            ValueError: unless steps is a whole number from 1 to the number of ticks.
+            ValueError: unless steps is a whole number from 1 to the number of ticks, or for another spacing.
         """
+        if spacing not in SPACINGS:
+            raise ValueError(f"spacing must be one of {', '.join(SPACINGS)}, got {spacing!r}.")
         if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= len(self):
             raise ValueError(f"steps must be a whole number from 1 to {len(self)}, got {steps!r}.")
+        if spacing == "leading":
+            return [len(self) // steps * i for i in range(steps)][::-1]
+        if spacing == "linspace":
+            return [round((len(self) - 1) * i / max(1, steps - 1)) for i in range(steps)][::-1]
         return [round(len(self) * (steps - i) / steps) - 1 for i in range(steps)]
 
     def zero_terminal_snr(self) -> "Schedule":

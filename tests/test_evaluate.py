@@ -1,11 +1,13 @@
 """The command that measures: every part on tiny nets and few drawn faces; nothing is drawn twice, nothing half written."""
 
+import dataclasses
 import json
+from argparse import ArgumentParser
 
 import pytest
 import torch
 
-from facelab import control, costs, data, evaluate, features, nearness, obeying, pretrained
+from facelab import control, costs, data, editing, evaluate, features, nearness, obeying, pretrained
 from facelab.__main__ import main
 from facelab.attributes import DRAWN
 from facelab.features import Extractor
@@ -314,6 +316,9 @@ def test_scales_tells_what_moves_and_what_it_costs(few, plain_eyes, monkeypatch,
     wanted = male[smiling].float().mean() - male[~smiling].float().mean()
     assert moves["Smiling"]["value"] == 1 and abs(moves["Male"]["value"] - wanted) < 1e-6
     assert asked == [one for scale in costs.LOUDER for one in ((24, scale, "DDIM"), *2 * [(5, scale, "DDIM")])]
+    # Nothing but black, and then red: the first is as far as the second, and the interval is around it.
+    far = [row["distance"] for row in told["rows"]]
+    assert far[0] == far[1] and far[0]["low"] <= far[0]["value"] <= far[0]["high"] and far[3] != far[0]
     assert "Male moved" in capsys.readouterr().out
 
 
@@ -326,8 +331,7 @@ def test_calls_gives_each_solver_the_same_noises_and_requests(few, plain_eyes, m
         return torch.full((len(cond), 3, 64, 64), min(level, 255), dtype=torch.uint8)
 
     monkeypatch.setattr(control, "ask", ask)
-    monkeypatch.setattr(costs, "FEWER", (5, 100))
-    assert measure("calls", "--seed", "3") == 0
+    assert measure("calls", "--seed", "3", "--calls", "5", "100") == 0
     told = told_in(few, "painter_calls")
     assert [one[:4] for one in asked] == [
         (n, name, 1.0, 3) for name in ("DDIM", "Heun", "AdamsBashforth") for n in (5, 100)
@@ -335,9 +339,29 @@ def test_calls_gives_each_solver_the_same_noises_and_requests(few, plain_eyes, m
     assert all(torch.equal(one[4], asked[0][4]) for one in asked)
     found = told["distance"]
     assert list(found) == ["DDIM", "Heun", "AdamsBashforth"] and found["DDIM"]["5"] != found["DDIM"]["100"]
-    assert told["haste"]["floor"] > 0 and told["haste"]["command"].endswith(
-        "--count 24 --steps 1 --seed 3 --solver ddim --out data/results"
-    )
+    assert all(one["low"] <= one["value"] <= one["high"] for row in found.values() for one in row.values())
+    assert told["haste"]["floor"]["value"] > 0 and told["bar"] is None, "without 20 calls there is nothing to compare"
+    again = "--count 24 --seed 3 --solvers ddim heun adams-bashforth --calls 5 100 --out data/results"
+    assert told["haste"]["command"].endswith(again)
+
+
+def test_the_solver_that_is_nearest_in_few_calls_is_held_against_itself(few, plain_eyes, monkeypatch, capsys):
+    real = nearness.reference(evaluate.arguments(ArgumentParser()).parse_args([*FEW]), "drawn").real
+
+    def ask(net, cond, steps, scale, seed, **options):
+        """DDIM is grey at all calls; the other one real, but paler, the more the fewer calls."""
+        fade = 0.0 if options["solver"].__name__ == "DDIM" else 1 - 1 / steps
+        return (real.float() * fade + 127 * (1 - fade)).round().to(torch.uint8)
+
+    monkeypatch.setattr(control, "ask", ask)
+    assert measure("calls", "--calls", "5", "20", "100", "--solvers", "ddim", "adams-bashforth") == 0
+    told = told_in(few, "painter_calls_ddim_adams-bashforth")
+    bar, found = told["bar"], told["distance"]["AdamsBashforth"]
+    assert list(told["distance"]) == ["DDIM", "AdamsBashforth"] and bar["solver"] == "AdamsBashforth"
+    assert bar["ratio"] == pytest.approx(found["20"]["value"] / found["100"]["value"], abs=1e-4) and bar["ratio"] > 1.05
+    assert bar["held"] is False and "AdamsBashforth: " in capsys.readouterr().out
+    gap = bar["difference"]
+    assert gap["value"] == pytest.approx(found["20"]["value"] - found["100"]["value"]) and gap["low"] < gap["value"]
 
 
 def test_the_solver_is_a_choice_and_is_told(few):
@@ -351,7 +375,92 @@ def test_the_solver_is_a_choice_and_is_told(few):
 
 def test_kept_pictures_of_one_solver_are_not_another_s(weights, tmp_path):
     net, cond = pretrained.load(str(weights["painter"])).denoiser, torch.zeros(2, len(DRAWN))
-    drawn = [control.ask(net, cond, 4, 1.0, keep=tmp_path, solver=solver) for solver in costs.SOLVERS]
-    again = [control.ask(net, cond, 4, 1.0, solver=solver) for solver in costs.SOLVERS]
+    solvers = obeying.SOLVERS.values()
+    drawn = [control.ask(net, cond, 4, 1.0, keep=tmp_path, solver=solver) for solver in solvers]
+    again = [control.ask(net, cond, 4, 1.0, solver=solver) for solver in solvers]
     assert all(torch.equal(a, b) for a, b in zip(drawn, again, strict=True))
     assert not torch.equal(drawn[0], drawn[1]) and len(list(tmp_path.glob("*.safetensors"))) == 3
+
+
+# edits and walks
+
+
+def test_edits_are_recorded_with_their_bars_and_a_stopped_run_goes_on(few, monkeypatch, capsys):
+    """A stand-in for editing that knows the truth: asked for another answer it draws it, asked for the same it errs by a level."""
+    pairs = editing.counterfactuals(24)
+    made = []
+
+    def edit(net, x_0, was, wish, solver, steps, scale, rounds, keep):
+        made.append((type(solver).__name__, rounds, scale, keep, steps, solver.clip))
+        if len(made) == stop:
+            raise KeyboardInterrupt
+        at = [int((pairs.was == row).all(1).nonzero()[0, 0]) for row in was]
+        off = {("AdamsBashforth", 1): 1, ("DDIM", 1): 2, ("DDIM", 0): 4}[type(solver).__name__, rounds]
+        return x_0 + off * 2 / 255 if torch.equal(was, wish) else pairs.after[at]
+
+    monkeypatch.setattr(editing, "edit", edit)
+    stop = 4
+    assert measure("edits") == 130
+    stop, made[:] = 0, made[:-1]
+    assert measure("edits") == 0 and len(made) == 8, "two batches of each of three ways and of the edit, none twice"
+    assert set(made) == {
+        ("AdamsBashforth", 1, 1.0, 0.0, 1, False),
+        ("DDIM", 1, 1.0, 0.0, 1, False),
+        ("DDIM", 0, 1.0, 0.0, 1, False),
+        ("AdamsBashforth", 1, editing.SCALE, editing.KEEP, 1, False),
+    }
+    told, levels = told_in(few, "painter_edits"), {"second": 48.13, "first": 42.11, "usual": 36.09}
+    back = told["there and back"]
+    assert [back[name]["value"] for name in editing.WAYS] == pytest.approx(list(levels.values()), abs=0.01)
+    assert (
+        told["inside"]["edit"]["value"] == 0 < told["nearer"]["unedited"]["low"]
+        and told["nearer"]["another"]["low"] > 0
+    )
+    outside = told["outside"]
+    assert outside["edit"]["value"] > 58 and outside["cost"]["value"] < -10
+    assert outside["first order, the usual inversion"]["value"] == pytest.approx(36.09, abs=0.01)
+    assert all(told["bars"].values()) and len(told["bars"]) == 4 and sum(told["edits"]["changes"].values()) == 24
+    assert "held: there and back at least 28 dB" in capsys.readouterr().out
+
+
+def test_an_edit_that_changes_nothing_misses_its_bar(few, monkeypatch, capsys):
+    monkeypatch.setattr(editing, "edit", lambda net, x_0, *more: x_0 + (0.5 if more[-1] else 0.0))
+    assert measure("edits") == 0
+    bars = told_in(few, "painter_edits")["bars"]
+    assert list(bars.values()) == [True, False, False, False] or list(bars.values()) == [True, False, True, False]
+    assert "missed: inside nearer to the truth than the unedited picture" in capsys.readouterr().out
+
+
+def test_edits_need_faces_whose_truth_can_be_drawn(few, monkeypatch, capsys):
+    told = evaluate.arguments(ArgumentParser()).parse_args(FEW)
+    paints = obeying.painter(told, "painter")
+    monkeypatch.setattr(editing, "painter", lambda told: dataclasses.replace(paints, which="celeba"))
+    assert measure("edits") == 2 and "take --model drawn" in capsys.readouterr().err
+
+
+def test_walks_are_recorded_attribute_by_attribute(few, monkeypatch, capsys):
+    asked, plain = [], editing.rise
+
+    def rise(denoise, judge, name, x_T, solver, steps, real, seen, each, keep):
+        asked.append((name, x_T.shape, type(solver).__name__, steps, each))
+        assert len(seen) == len(real) == 60
+        return plain(denoise, judge, name, x_T, solver, steps, real, seen, frames=3, walked=2, each=each, keep=keep)
+
+    monkeypatch.setattr(editing, "rise", rise)
+    assert measure("walks", "--solver", "adams-bashforth") == 0
+    assert asked == [(name, (5, 3, 64, 64), "AdamsBashforth", 1, 5) for name in ("Smiling", "Male")]
+    told = told_in(few, "painter_walks")
+    assert list(told["rows"]) == ["Smiling", "Male"] and told["walks"]["scale"] == 1
+    assert told["walks"]["command"].endswith(
+        "--each 5 --steps 1 --seed 0 --scales 1 2 --solver adams-bashforth --names Smiling Male --out data/results"
+    )
+    row = told["rows"]["Male"]
+    assert row["correlation"]["low"] <= row["correlation"]["value"] <= row["correlation"]["high"]
+    assert row["real"] == [5, 5] and row["others_real"] >= 0
+    assert told["bars"] and not any(told["bars"].values()), "two attributes are not ten"
+    assert told["rising"] == [name for name, row in told["rows"].items() if row["correlation"]["value"] >= 0.9]
+    monkeypatch.setattr("facelab.likeness.sample", lambda *more: pytest.fail("it was drawn before"))
+    assert (
+        measure("walks", "--solver", "adams-bashforth") == 0 and told_in(few, "painter_walks")["rows"] == told["rows"]
+    )
+    assert "attribute  rank correlation" in capsys.readouterr().out

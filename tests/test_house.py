@@ -47,7 +47,7 @@ STOREYS = """
     schedule attributes plan written plots download photo
     prepared kept portrait drawn celeba data own hand model ideal guidance
     sample edit checkpoints pretrained features recording metrics scores control leakage likeness survey obeying nearness costs
-    evaluate subjects train bugs request widgets explorer exercises lessons
+    editing evaluate subjects train bugs request widgets explorer exercises lessons
     __main__
 """.split()
 ALONE = {"matplotlib": {"plots"}, "ipywidgets": {"explorer", "widgets"}}  # who alone may import it

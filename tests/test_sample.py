@@ -267,6 +267,46 @@ def test_a_schedule_of_the_other_kind_is_refused(scheduler, made):
         FromDiffusers(scheduler, made())
 
 
+# Cosine's last tick, where hardly any picture is left.
+
+
+def erring(schedule, error=0.07):
+    """The exact guess at eps in a Gaussian world, and an error of so much in it: what a network that predicts eps does."""
+    world, off = GaussianDenoiser(torch.full((1, 4, 4), 0.3), 0.25, schedule), error * noise(60, (1, 4, 4), seed=9)
+
+    def denoise(x_t, t, cond):
+        eps = schedule.eps_from(x_t, world(x_t, t, cond), t)
+        return schedule.x_0_from(x_t, eps + off, t, "eps")
+
+    return denoise
+
+
+def spread(made, solver, steps=10):
+    drawn = sample(erring(made), noise(60, (1, 4, 4), seed=3), torch.zeros(1), solver, steps)
+    return float(drawn.std())
+
+
+@pytest.mark.parametrize("scheduler", [DPMSolverMultistepScheduler, UniPCMultistepScheduler, DDIMScheduler])
+def test_solvers_fail_on_cosine_s_last_tick_where_nothing_is_clipped(scheduler):
+    """An error in eps is magnified 20,291 times there on its way to x_0, and all that follows starts from it."""
+    made = cosine()
+    assert 1 / made(999)[0] == pytest.approx(20_291, abs=1)
+    # In truth .25. Guesses kept in range cure it, and so does a schedule that leaves more of the picture at its end.
+    assert spread(made, FromDiffusers(scheduler, made, clip=False)) > 20
+    assert spread(made, FromDiffusers(scheduler, made, clip=True)) < 0.26
+    assert spread(linear(), FromDiffusers(scheduler, linear(), clip=False)) < 0.26
+
+
+def test_the_cures_of_cosine_s_last_tick():
+    made = cosine()
+    later = FromDiffusers(DPMSolverMultistepScheduler, made, clip=False, lambda_min_clipped=-5.1)
+    first = later.start(10)[0]
+    assert 990 <= first < 999 and 1 / made(first)[0] < 200
+    assert 0.26 < spread(made, later) < 1, "a start a few ticks later takes off most of it, and not all"
+    for solver in (DDIM, AdamsBashforth, Heun):
+        assert spread(made, solver(made)) < 0.26 and spread(made, solver(made, clip=False)) > 20
+
+
 # Trajectories.
 
 
@@ -412,6 +452,29 @@ def test_fresh_noise_is_drawn_on_the_cpu(monkeypatch):
 def test_a_generator_makes_fresh_noise_repeatable(solver):
     one, again, other = (sample(Fake(), X_T, COND, solver(luck(seed)), 5) for seed in (1, 1, 2))
     assert torch.equal(one, again) and not torch.equal(one, other)
+
+
+# Spacings.
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 7, 10, 20, 50, 100, 333, 1000])
+@pytest.mark.parametrize("spacing", ["trailing", "leading", "linspace"])
+def test_ticks_are_spaced_as_diffusers_spaces_them(spacing, steps):
+    scheduler = DDIMScheduler(timestep_spacing=spacing)
+    scheduler.set_timesteps(steps)
+    wanted = scheduler.timesteps.tolist()
+    assert cosine().ticks(steps, spacing) == wanted
+    for solver in (DDIM(cosine(), spacing=spacing), AdamsBashforth(cosine(), spacing=spacing)):
+        assert solver.start(steps) == wanted
+    assert Heun(cosine(), spacing=spacing).start(2 * steps - 1) == [
+        wanted[0],
+        *(tick for tick in wanted[1:] for _ in range(2)),
+    ]
+
+
+def test_another_spacing_is_refused():
+    with refused("spacing must be one of trailing, leading, linspace"):
+        sample(Fake(), X_T, COND, DDIM(cosine(), spacing="karras"), 5)
 
 
 # Second order.
