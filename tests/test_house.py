@@ -40,7 +40,7 @@ def in_git() -> list[Path]:
 # From the ground up: a file imports only what stands before it.
 STOREYS = """
     schedule attributes plan plots download photo
-    prepared kept portrait drawn celeba data model ideal guidance
+    prepared kept portrait drawn celeba data model ideal likelihood guidance
     sample edit checkpoints pretrained features recording metrics scores control leakage likeness survey obeying nearness costs
     evaluate subjects train request widgets explorer exercises lessons
     __main__
