@@ -479,7 +479,7 @@ EXERCISES = {
             "torch.linalg.eigvals(cov_a @ cov_b).real.clamp(min=0).sqrt().sum() is shared; the answer ends in - 2 * shared.",
         ),
         {
-            "the root is taken number by number, but that of a matrix is another one: take roots of eigenvalues.": lambda m, a, n, b: (
+            "the root is taken number by number: a matrix has another. Take roots of eigenvalues.": lambda m, a, n, b: (
                 (m - n).square().sum() + torch.trace(a + b) - 2 * torch.trace((a @ b).abs().sqrt())
             ),
             "the means' distance enters squared.": lambda m, a, n, b: (
