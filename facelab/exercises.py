@@ -174,6 +174,28 @@ def never_together(hand, tool):
     return (hand > 15) & (tool > 20)
 
 
+def frechet(mean_a, cov_a, mean_b, cov_b):
+    shared = torch.linalg.eigvals(cov_a @ cov_b).real.clamp(min=0).sqrt().sum()
+    return (mean_a - mean_b).square().sum() + torch.trace(cov_a + cov_b) - 2 * shared
+
+
+def at_infinity(counts, distances):
+    u = 1 / counts
+    slope = ((u - u.mean()) * (distances - distances.mean())).sum() / (u - u.mean()).square().sum()
+    return distances.mean() - slope * u.mean()
+
+
+def decide(difference, replicates):
+    half = 1.96 * replicates.std(1)
+    return torch.where(difference.abs() > half, difference.sign(), 0)
+
+
+def bits_of_step(x_0, x_0_hat, now, then):
+    (signal_t, sigma_t), (signal_s, sigma_s) = now, then
+    gained = (signal_s / sigma_s) ** 2 - (signal_t / sigma_t) ** 2
+    return gained / 2 * (x_0 - x_0_hat).square().mean() / math.log(2)
+
+
 def _pictures(*shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
@@ -186,6 +208,21 @@ def _turned(a, b, share, angle_of):
     """on_the_sphere with another angle, made from the cosine"""
     angle = angle_of(a.flatten() @ b.flatten() / (a.norm() * b.norm()))
     return (torch.sin((1 - share) * angle) * a + torch.sin(share * angle) * b) / torch.sin(angle)
+
+
+def _slope(x, y):
+    return ((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum()
+
+
+def _covariance(size, seed):
+    root = _pictures(size + 2, size, seed=seed)
+    return root.T @ root / size
+
+
+def _pairs_of_models():
+    """Differences of two distances, some sure and some not, and 200 bootstrap replicates of each, off by their bias."""
+    difference = torch.tensor([0.3, -0.3, 1.5, -1.5, 2.5, -2.5, 0.05, 5.0])
+    return difference, difference[:, None] + 0.9 + _pictures(8, 200)
 
 
 def _u(ticks):
@@ -723,6 +760,117 @@ EXERCISES = {
             "those are the ones to keep.": lambda h, t: ~never_together(h, t),
             "the limits themselves still belong to what is seen: beyond means >.": lambda h, t: (h >= 15) & (t >= 20),
             "hand and tool are swapped.": lambda h, t: (t > 15) & (h > 20),
+        },
+    ),
+    "frechet": Exercise(
+        frechet,
+        lambda: [
+            (_pictures(2), _covariance(2, 1), _pictures(2, seed=2), _covariance(2, 3)),
+            (_pictures(3), _covariance(3, 4), _pictures(3), _covariance(3, 5)),
+        ],
+        (
+            "Two parts: how far apart the means are, squared, and how different the shapes are. In the second part, "
+            "begin with the two traces.",
+            "What the shapes share is the trace of the root of a matrix: the sum of the roots of its eigenvalues. Those of "
+            "sqrt(A) B sqrt(A) are those of A @ B.",
+            "torch.linalg.eigvals(cov_a @ cov_b).real.clamp(min=0).sqrt().sum() is shared; the answer ends in - 2 * shared.",
+        ),
+        {
+            "the root is taken number by number: a matrix has another. Take roots of eigenvalues.": lambda m, a, n, b: (
+                (m - n).square().sum() + torch.trace(a + b) - 2 * torch.trace((a @ b).abs().sqrt())
+            ),
+            "the means' distance enters squared.": lambda m, a, n, b: (
+                frechet(m, a, n, b) + (m - n).norm() - (m - n).square().sum()
+            ),
+            "what they share must count twice: for two equal sets this is not 0.": lambda m, a, n, b: (
+                ((m - n).square().sum() + torch.trace(a + b) + frechet(m, a, n, b)) / 2
+            ),
+            "the root is missing: eigenvalues of A @ B are squares of widths.": lambda m, a, n, b: (
+                (m - n).square().sum() + torch.trace(a + b) - 2 * torch.trace(a @ b)
+            ),
+            "only the diagonals are compared: two clouds may be as wide along both axes and lie crosswise.": lambda m, a, n, b: (
+                (m - n).square().sum() + (a.diagonal().sqrt() - b.diagonal().sqrt()).square().sum()
+            ),
+            "the covariances are subtracted number by number: that is a distance of tables, not of clouds.": lambda m, a, n, b: (
+                (m - n).square().sum() + (a - b).square().sum()
+            ),
+        },
+    ),
+    "at_infinity": Exercise(
+        at_infinity,
+        lambda: [
+            (torch.tensor([100.0, 200, 400, 800]), torch.tensor([12.1, 7.0, 4.6, 3.2])),
+            (torch.tensor([50.0, 60, 1000]), torch.tensor([3.0, 2.9, 2.0])),
+        ],
+        (
+            "Against u = 1 / count the distances lie nearly on a straight line. Where is u when the count is infinite?",
+            "At 0: so it is the line's height there. The slope of a line through points is the sum of the products of both "
+            "deviations from their means, over the sum of the squared deviations of u.",
+            "distances.mean() - slope * u.mean()",
+        ),
+        {
+            "the line is drawn against the count: draw it against 1 / count.": lambda n, d: at_infinity(1 / n, d),
+            "that is the slope: the height at u = 0 is wanted.": lambda n, d: _slope(1 / n, d),
+            "that is the distance at the largest count: some bias is left in it.": lambda n, d: d[n.argmax()],
+            "that is the mean over the counts: all of their bias is in it.": lambda n, d: d.mean(),
+            "the line is read at u = 1, which is a single picture: at infinity u is 0.": lambda n, d: (
+                at_infinity(n, d) + _slope(1 / n, d)
+            ),
+        },
+    ),
+    "decide": Exercise(
+        decide,
+        lambda: [_pairs_of_models(), tuple(part[[2, 4, 0]] for part in _pairs_of_models())],
+        (
+            "How far may a difference be from zero by luck? Nearly always less than 1.96 standard deviations.",
+            "replicates.std(1) is the standard deviation. Where the difference is larger, its sign is the verdict; else 0.",
+        ),
+        {
+            "the sign alone is no verdict: it may be luck. Ask for 1.96 standard deviations.": lambda d, r: d.sign(),
+            "more replicates do not make more pictures: do not divide by the root of their number.": lambda d, r: (
+                torch.where(d.abs() > 1.96 * r.std(1) / r.shape[1] ** 0.5, d.sign(), 0)
+            ),
+            "one standard deviation is passed by luck one time in three: take 1.96.": lambda d, r: torch.where(
+                d.abs() > r.std(1), d.sign(), 0
+            ),
+            "each replicate adds its own bias, so their percentiles lie beside it: take their spread only.": lambda d, r: (
+                (r.quantile(0.025, 1) > 0).int() - (r.quantile(0.975, 1) < 0).int()
+            ),
+            "the two are swapped: a difference below zero says that A is nearer, and is -1.": lambda d, r: (
+                -decide(d, r)
+            ),
+            "that is the variance: the standard deviation is its root.": lambda d, r: torch.where(
+                d.abs() > 1.96 * 1.96 * r.var(1), d.sign(), 0
+            ),
+        },
+    ),
+    "bits_of_step": Exercise(
+        bits_of_step,
+        lambda: [
+            (_pictures(1, 4, 4), _pictures(1, 4, 4, seed=1), now, then)
+            for now, then in (((0.5, 0.5), (0.6, 0.4)), ((0.0, 1.0), (0.1, 0.9)), ((0.6, 0.8), (0.8, 0.6)))
+        ],
+        (
+            "A signal-to-noise ratio is (signal / sigma) squared; the step gains that of then, less that of now.",
+            "Half of what is gained, times the mean squared error of the guess, in nats. How many nats is a bit?",
+            "log 2 of them: divide by math.log(2).",
+        ),
+        {
+            "these are nats: a bit is log 2 of them, so divide by math.log(2).": lambda x, p, n, s: (
+                bits_of_step(x, p, n, s) * math.log(2)
+            ),
+            "the half is missing: it is the half in a Gaussian's exponent.": lambda x, p, n, s: (
+                2 * bits_of_step(x, p, n, s)
+            ),
+            "it is below zero: what is gained is the ratio of then, less that of now.": lambda x, p, n, s: (
+                -bits_of_step(x, p, n, s)
+            ),
+            "the ratio is of variances: square signal / sigma.": lambda x, p, n, s: (
+                (s[0] / s[1] - n[0] / n[1]) / 2 * (x - p).square().mean() / math.log(2)
+            ),
+            "that is for the whole picture: per number it is the mean, not the sum.": lambda x, p, n, s: (
+                bits_of_step(x, p, n, s) * x.numel()
+            ),
         },
     ),
 }

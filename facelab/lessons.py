@@ -17,6 +17,7 @@ from facelab import plan as plans
 from facelab import plots
 from facelab.data import at_hand
 from facelab.exercises import EXERCISES, Exercise
+from facelab.pretrained import results
 from facelab.train import Progress
 
 
@@ -127,6 +128,17 @@ def watch(steps: Iterable[Progress], draw: Callable | None = None, every: float 
             bar.close()
     look()
     return now.net, now.losses
+
+
+def recorded(name: str, command: str) -> dict:
+    """A recorded measurement (see `pretrained.results`); where there is none, {} and a line with the `command` that makes it."""
+    try:
+        return results(name)
+    except ValueError:
+        print(
+            f"data/results/{name}.json is not there. It is made by: python -m facelab evaluate {command} --out data/results"
+        )
+        return {}
 
 
 def stations(net, x_t: Tensor | None = None) -> list[tuple]:

@@ -22,10 +22,10 @@ from facelab.features import (
     load_features,
     save_features,
 )
-from facelab.metrics import as_text, memorised
+from facelab.metrics import Estimate, KernelDistance, Proportion, as_text, memorised
 from facelab.obeying import DRAWN_ROWS, Painter, answers_of, blurred, command, drawing, here, judge_of, painter
 from facelab.plan import cache_dir
-from facelab.scores import LEAST, Scores, evaluate, verdict
+from facelab.scores import LEAST, Score, Scores, evaluate, verdict
 
 BLUR = 1.0  # pixels, of the real faces that are the second control
 RECORDED = "celeba_valid_features"
@@ -146,6 +146,40 @@ def memory(told: argparse.Namespace) -> tuple[str, dict, str]:
     return f"{paints.name}_memory", {"memory": about} | plain, f"{about['what']}\n{as_text(cells)}"
 
 
+def recorded_lines(table: dict) -> list[str]:
+    """What `table_1` wrote, as lines for people: scores in each network's features with floor and controls, then control."""
+    lines = []
+    for scores in table["scores"]:
+        rows = [Score(**_told(row)) for row in scores["rows"]]
+        lines += [
+            Scores(tuple(rows), scores["count"], scores["features"].split(",")[0], scores["features"], scores["seed"])
+        ]
+    cells = [("of", "control", "calls", "seconds a picture")]
+    cells += [
+        (of, str(Estimate(**row["control"])), row["calls"], f"{row['seconds']:.3f}")
+        for of, row in table["asked"].items()
+    ]
+    missing = [f"{of}: its weights are missing" for of in table["table"]["missing"]]
+    return [f"real: {table['table']['real']}", *map(str, lines), as_text(cells), *missing]
+
+
+def _told(row: dict) -> dict:
+    """A row of scores as it was before it was written."""
+    kinds = (Estimate, KernelDistance, Estimate, Proportion, Proportion)
+    values = [value and kind(**value) for kind, value in zip(kinds, list(row.values())[1:], strict=True)]
+    return dict(zip(Score._fields, [row["of"], *values], strict=True))
+
+
+def kept_features(table: str) -> dict[str, Tensor]:
+    """{line: features (N, D)} that `--keep-features` left in data/results, the real ones first; {} where there are none."""
+    found = {}
+    for file in sorted(pretrained.shipped_dir("results").glob(f"{table}_*.safetensors")):
+        features, about = load_features(str(file))
+        found[about["line"]] = features
+    order = ["real", *(line.of for line in LINES)]
+    return dict(sorted(found.items(), key=lambda item: order.index(item[0])))
+
+
 # What they share
 
 
@@ -243,6 +277,7 @@ def _record(told, table: Scores, seen: dict[str, Tensor], about: dict) -> None:
     for name, features in seen.items():
         slug = re.sub(r"\W+", "_", name)
         words = {
+            "line": name,
             "data": f"{name}; {about['real']}",
             "crop": "64x64, as drawn",
             "extractor": table.told,

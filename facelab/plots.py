@@ -235,21 +235,51 @@ def bars(
     return _illustration(figure, alt or f"{title or x or 'Shares'}: {'; '.join(told)}.")
 
 
-def heat(matrix, names: Sequence[str], *, title: str = "", alt: str | None = None) -> Illustration:
-    """A square of numbers from -1 (blue) over 0 (white) to 1 (red), such as correlations, (K, K)."""
-    matrix = np.asarray(matrix, dtype=float)
-    side = 1.6 + 0.15 * len(names)
-    figure, axes = _axes((side, side), title, "", "")
-    axes.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1)
+def heat(
+    matrix,
+    names: Sequence[str],
+    *,
+    rows: Sequence[str] | None = None,
+    most: float = 1.0,
+    title: str = "",
+    alt: str | None = None,
+) -> Illustration:
+    """A field of numbers from -most (blue) over 0 (white) to most (red), such as correlations, (R, K); grey is not known.
+
+    `names` are of the columns, `rows` of the rows, by default the same.
+    """
+    matrix, rows = np.asarray(matrix, dtype=float), names if rows is None else rows
+    figure, axes = _axes((1.6 + 0.15 * len(names), 1.6 + 0.15 * len(rows)), title, "", "")
+    axes.set_facecolor("0.85")
+    axes.imshow(matrix, cmap="RdBu_r", vmin=-most, vmax=most)
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
-    axes.set_yticks(range(len(names)), names, fontsize=7)
+    axes.set_yticks(range(len(rows)), rows, fontsize=7)
     axes.grid(False)
-    off = matrix - 2 * np.eye(len(names))
-    high = np.unravel_index(np.nanargmax(off), off.shape)
-    low = np.unravel_index(np.nanargmin(matrix), matrix.shape)
-    ends = [f"{names[i]} with {names[j]} {matrix[i, j]:.2f}" for i, j in (high, low)]
-    words = f"{title or 'A square of numbers'}: highest {ends[0]}, lowest {ends[1]}."
+    # What a row has with itself is no news.
+    off = np.where([[row == name for name in names] for row in rows], np.nan, matrix)
+    high, low = (np.unravel_index(find(off), off.shape) for find in (np.nanargmax, np.nanargmin))
+    ends = [f"{rows[i]} with {names[j]} {matrix[i, j]:.2f}" for i, j in (high, low)]
+    words = f"{title or 'A field of numbers'}: highest {ends[0]}, lowest {ends[1]}."
     return _illustration(figure, alt or words, colours=256)
+
+
+def clouds(series: dict[str, Tensor], *, title: str = "", alt: str | None = None) -> Illustration:
+    """Points (N, 2) of each set, and the ellipse that a Gaussian of their mean and covariance has at two deviations."""
+    figure, axes = _axes((4.6, 4.6), title, "", "")
+    around, told = np.linspace(0, 2 * np.pi, 200), []
+    for i, (name, points) in enumerate(series.items()):
+        points, colour = np.asarray(points, dtype=float), COLOURS[i % len(COLOURS)]
+        mean, covariance = points.mean(0), np.cov(points.T)
+        values, directions = np.linalg.eigh(covariance)
+        x, y = mean[:, None] + 2 * directions @ (np.sqrt(values)[:, None] * np.stack([np.cos(around), np.sin(around)]))
+        axes.scatter(*points.T, s=6, color=colour, alpha=0.35, linewidths=0)
+        axes.plot(x, y, color=colour, linewidth=1.8, label=name)
+        told.append(
+            f"{name} around ({mean[0]:.2f}, {mean[1]:.2f}), {values[1] ** 0.5:.2f} by {values[0] ** 0.5:.2f} wide"
+        )
+    axes.set_aspect("equal")
+    axes.legend(frameon=False, fontsize=9)
+    return _illustration(figure, alt or f"{title or 'Clouds of points'}: {'; '.join(told)}.")
 
 
 def blocks(stations: Sequence[tuple], *, title: str = "", alt: str | None = None) -> Illustration:

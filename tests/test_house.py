@@ -45,7 +45,7 @@ def in_git() -> list[Path]:
 # From the ground up: a file imports only what stands before it.
 STOREYS = """
     schedule attributes plan written plots download photo
-    prepared kept portrait drawn celeba data own hand model ideal guidance
+    prepared kept portrait drawn celeba data own hand model ideal likelihood guidance
     sample edit checkpoints pretrained features recording metrics scores control leakage likeness survey obeying nearness costs
     editing evaluate subjects train bugs request widgets explorer exercises lessons
     __main__
