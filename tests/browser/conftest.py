@@ -31,6 +31,7 @@ SWITCHES = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disable
 # The server, where it opens a notebook, and the trait by which the page shows itself to a test.
 PAGES = {"lab": ("jupyterlab", "doc/tree", "LabApp"), "notebook": ("notebook", "notebooks", "JupyterNotebookApp")}
 SERVER, PLACE, APP = PAGES[os.environ.get("PAGES", "lab")]
+KNOWN = "undefined (reading 'schema')"  # Notebook 7 stumbles so over its own settings, for a bare 1 + 1 too
 PATIENCE = 120_000  # ms; a busy machine with two cores starts a kernel that imports torch in half a minute
 RUN = """async () => {
     const app = window.jupyterapp, panel = app.shell.currentWidget;
@@ -115,7 +116,7 @@ def notebook(browser, lab, request):
         page = browser.new_page(viewport={"width": width, "height": height})
         pages.append(page)
         page.set_default_timeout(PATIENCE)
-        page.on("pageerror", lambda fault: faults.append(fault))
+        page.on("pageerror", lambda fault: faults.append(fault) if KNOWN not in fault.message else None)
         page.goto(f"{address}/{PLACE}/{name}")
         page.wait_for_function("window.jupyterapp?.shell?.currentWidget?.sessionContext")
         page.evaluate(RUN)
