@@ -357,6 +357,11 @@ def curve(
             )
     for axis in log:
         getattr(axes, f"set_{axis}scale")("log")
+    places = sorted({float(place) for xs, _ in series.values() for place in xs})
+    if "x" in log and len(places) <= 10:
+        # Few places are named as they are: 5, 10, 20, and not 6 x 10^0.
+        axes.set_xticks(places, [f"{place:g}" for place in places])
+        axes.minorticks_off()
     if len(series) > 1:
         axes.legend(frameon=False, fontsize=9)
     words = f"{title or y or 'Curves'} against {x or 'x'}: {'; '.join(told)}."
