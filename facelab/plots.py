@@ -249,7 +249,7 @@ def heat(
     `names` are of the columns, `rows` of the rows, by default the same.
     """
     matrix, rows = np.asarray(matrix, dtype=float), names if rows is None else rows
-    figure, axes = _axes((1.6 + 0.15 * len(names), 1.6 + 0.15 * len(rows)), title, "", "")
+    figure, axes = _axes((1.8 + 0.15 * len(names), 1.8 + 0.15 * len(rows)), title, "", "")
     axes.set_facecolor("0.85")
     axes.imshow(matrix, cmap="RdBu_r", vmin=-most, vmax=most)
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)

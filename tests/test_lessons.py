@@ -61,6 +61,42 @@ def test_an_answer_that_is_right_in_another_way_is_right():
     assert check.add_noise(add_noise) is add_noise
 
 
+def by_roots(mean_a, cov_a, mean_b, cov_b):
+    values, directions = torch.linalg.eigh(cov_a)
+    root = directions @ torch.diag(values.sqrt()) @ directions.T
+    shared = torch.linalg.eigvalsh(root @ cov_b @ root).clamp(min=0).sqrt().sum()
+    return ((mean_a - mean_b) ** 2).sum() + cov_a.trace() + cov_b.trace() - 2 * shared
+
+
+def by_least_squares(counts, distances):
+    return torch.linalg.lstsq(torch.stack([torch.ones_like(counts), 1 / counts], 1), distances[:, None]).solution[0, 0]
+
+
+def one_by_one(difference, replicates):
+    pairs = zip(difference, replicates, strict=True)
+    return torch.tensor([0 if abs(d) <= 1.96 * r.std() else 1 if d > 0 else -1 for d, r in pairs])
+
+
+def by_log2(x_0, x_0_hat, now, then):
+    snr = [(signal / sigma) ** 2 for signal, sigma in (now, then)]
+    return (snr[1] - snr[0]) * ((x_0_hat - x_0) ** 2).sum() / x_0.numel() / 2 / 0.6931471805599453
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [("frechet", by_roots), ("at_infinity", by_least_squares), ("decide", one_by_one), ("bits_of_step", by_log2)],
+)
+def test_answers_of_lesson_05_that_are_right_in_another_way(name, answer):
+    assert getattr(check, name)(answer) is answer
+
+
+def test_a_measurement_that_is_not_recorded_yet_is_told_with_its_command(capsys):
+    assert lessons.recorded("celeba_answers", "--what survey")["names"] and capsys.readouterr().out == ""
+    assert lessons.recorded("celeba_nothing", "--what nothing") == {}
+    told = capsys.readouterr().out
+    assert "data/results/celeba_nothing.json is not there" in told and "facelab evaluate --what nothing" in told
+
+
 def test_hints_come_one_by_one_and_the_solution_is_shown(capsys):
     hints = EXERCISES["ddim_step"].hints
     for i in (0, 1, 2, 2):

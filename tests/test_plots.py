@@ -213,3 +213,18 @@ def test_the_place_of_a_picture_to_come_can_be_shown():
     """A training that is watched shows an empty one first, and fills it later."""
     shown, _ = plots.Illustration(b"", "")._repr_mimebundle_()
     assert 'alt=""' in shown["text/html"]
+
+
+def test_clouds_have_ellipses_of_two_deviations():
+    points = torch.tensor([[0.0, 0.0], [4.0, 0.0], [0.0, 2.0], [4.0, 2.0]]).double()
+    picture = plots.clouds({"real": points, "drawn": points + 3}, title="two heaps")
+    wide, high = points.std(0).tolist()
+    assert picture.alt == (
+        f"two heaps: real around (2.00, 1.00), {wide:.2f} by {high:.2f} wide; "
+        f"drawn around (5.00, 4.00), {wide:.2f} by {high:.2f} wide."
+    )
+
+
+def test_a_field_of_other_rows_than_columns_leaves_out_what_a_row_has_with_itself():
+    picture = plots.heat([[0.9, np.nan, -0.2], [0.1, 0.8, 0.3]], ["a", "b", "c"], rows=["a", "b"], title="leak")
+    assert picture.alt == "leak: highest b with c 0.30, lowest a with c -0.20."
