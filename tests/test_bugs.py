@@ -201,3 +201,15 @@ def test_the_command_trains_measures_and_goes_on_where_it_was(tmp_path, monkeypa
     assert bugs.main(argv) == 0 and (tmp_path / "bugs.json").read_bytes() == written
     assert bugs.main(["--plan", "ci", "--pictures", "0", "--out", str(tmp_path)]) == 2
     assert "pictures and batch must be above 0" in capsys.readouterr().err
+
+
+def test_what_was_recorded_is_whole():
+    about, rows, pictures = bugs.recorded()
+    assert tuple(rows) == tuple(pictures) == RUNS and "facelab.bugs" in about["command"]
+    assert all(x.shape == (10, 1, 28, 28) and x.min() >= -1 and x.max() <= 1 for x in pictures.values())
+    assert harm(rows[SOUND]) == "none seen" and rows[SOUND]["read less sound"]["2"]["value"] == 0
+    assert all(len(row["losses"]) == 25 for row in rows.values())
+    # A row is where it says: the judge reads the sound zeros to nines better than those of dropped labels.
+    judge = load("digits-judge").classifier
+    right = {name: int((judge.read(pictures[name]) == torch.arange(10)).sum()) for name in rows}
+    assert right[SOUND] > right["label dropped too often"]

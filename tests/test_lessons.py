@@ -176,3 +176,15 @@ def test_stations_are_passed_in_order_and_count_what_is_there():
     assert blocks == sum(p.numel() for p in net.parameters()) - sum(p.numel() for m in others for p in m.parameters())
     assert [told for *_, told in passed] == [False, True, True, True, True, True, False]
     assert not net.unet.conv_in._forward_hooks
+
+
+def test_a_choice_is_printed_beside_what_it_is(capsys):
+    options = ["one", "two"]
+    lessons.choose("Which?", options, 2).truth("two")
+    assert capsys.readouterr().out == "Which?\n  1  one\n  2  two\nWhich?\n  you said: two   it is: two   (right)\n"
+    for guess, says in ((1, "you said: one   it is: two   (look again)"), (0, "no choice   it is: two   (so now you")):
+        lessons.choose("Which?", options, guess).truth("two")
+        assert says in capsys.readouterr().out
+    for wrong in (3, -1, "one", True, None):
+        with pytest.raises(ValueError, match="choose a number from 1 to 2"):
+            lessons.choose("Which?", options, wrong)
