@@ -727,8 +727,8 @@ EXERCISES = {
             "Its cosine and its sine, side by side: torch.stack([...], 1).",
         ),
         {
-            "that is one number, and the one in the middle is 0, which means not said.": lambda v, lo, hi: (
-                2 * (v - lo) / (hi - lo) - 1
+            "stretched over -1 to 1, the one in the middle is 0 in both places, which means not said.": lambda v, lo, hi: (
+                torch.stack([2 * (v - lo) / (hi - lo) - 1] * 2, 1)
             ),
             "on a whole circle the lowest and the highest value are the same point: half a turn, pi.": lambda v, lo, hi: (
                 torch.stack(
@@ -739,9 +739,6 @@ EXERCISES = {
                 torch.stack([v.cos(), v.sin()], 1)
             ),
             "cosine and sine are swapped.": lambda v, lo, hi: on_half_a_circle(v, lo, hi).flip(1),
-            "the pairs are laid as rows: one row for each value, (N, 2).": lambda v, lo, hi: (
-                on_half_a_circle(v, lo, hi).T
-            ),
         },
     ),
     "never_together": Exercise(

@@ -319,7 +319,7 @@ def letters(output) -> str:
 
 
 # The README's moving picture: these noises become these people, who then are asked for one thing after the other.
-PEOPLE = (0, 1, 2)
+PEOPLE = (7, 12, 1)
 ASKED = (
     {"Male": False, "Young": True},
     {"Smiling": True},

@@ -481,7 +481,8 @@ def test_a_saved_notebook_shows_a_still_in_its_place():
 def test_six_states_are_one_person():
     six = module.six_states(model(CELEBA), side=8)
     assert six.alt == module.SIX_IN_WORDS and len(module.SIX) == 6
-    drawn = [request.draw() for request in (Request(model(CELEBA)), Request(model(CELEBA)).say("Smiling", 1))]
+    start = Request(model(CELEBA), seed=module.FIRST)
+    drawn = [request.draw() for request in (start, start.say("Smiling", 1))]
     pixels = np.asarray(six.image)
     for i, picture in enumerate(drawn):
         left = i * (8 + plots.GAP)
