@@ -56,7 +56,8 @@ def score_faces(net: Denoiser, which: str, count: int, steps: int = 20) -> dict:
     for name, scale in (("plain", 1.0), ("guided at 2", 2.0)):
         drawn = control.ask(net, told, steps, scale, progress=True)
         words = f"{name}, {len(told)} faces, {steps} DDIM calls"
-        scores[f"asked = read, balanced, mean over the attributes, {words}"] = round(_obeyed(judge, drawn, told), 4)
+        obeyed = control.mean_obeyed(control.read(judge, drawn), told, net.attributes, judge.attributes)
+        scores[f"asked = read, balanced, mean over the attributes, {words}"] = round(obeyed.value, 4)
         distance = metrics.frechet_distance(near, efficientnet_features(drawn))
         scores[f"distance in EfficientNet-Lite0 features, {words}"] = round(distance, 1)
     return scores
@@ -88,13 +89,6 @@ def compare_faces(net: Denoiser, which: str, count: int, steps: int = 10) -> dic
                 distance = metrics.frechet_distance(near, efficientnet_features(drawn))
                 found[f"distance, scale {scale:g}"] = round(distance, 1)
     return found
-
-
-def _obeyed(judge: AttributeClassifier, drawn: Tensor, cond: Tensor) -> float:
-    """asked = read, balanced, the mean over all attributes of which both answers were asked"""
-    found = control.balanced_accuracy(control.read(judge, drawn), cond, judge.attributes).values()
-    shares = [balanced.share for balanced in found if balanced.yes and balanced.no]
-    return sum(shares) / len(shares)
 
 
 def arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
