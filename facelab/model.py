@@ -8,6 +8,7 @@ The U-Net itself is diffusers'. What is ours: where the condition enters, and th
 import contextlib
 import itertools
 import math
+from collections.abc import Sequence
 
 import torch
 from diffusers import ConfigMixin, ModelMixin, UNet2DModel
@@ -44,6 +45,9 @@ class Denoiser(ModelMixin, ConfigMixin):
         patch: pixels are folded into channels this many times a side before the U-Net sees them (1: not at all).
         amplify: make few answers as loud as many: cond times sqrt(K / said), where said is the sum of its sizes, at least 1.
             Without it a request of one attribute in forty reaches the first layer at a sixth of a whole description's size.
+        rates: the share of yes of each attribute in the training data. With it the rarer an answer, the louder: yes counts
+            sqrt((1 - rate) / rate) and no sqrt(rate / (1 - rate)), which over the data makes each attribute's mean zero and
+            its variance one.
         time_shift: "scale_shift" lets the embedding scale and shift every block's features, "default" only adds.
         seed: the initial weights are a function of it.
 
@@ -70,6 +74,7 @@ class Denoiser(ModelMixin, ConfigMixin):
         time_shift: str = "scale_shift",
         seed: int = 0,
         amplify: bool = False,
+        rates: tuple[float, ...] | None = None,
     ):
         super().__init__()
         for word, known in ((predicts, PREDICTIONS), (condition, CONDITIONS), (schedule, SCHEDULES)):
@@ -77,6 +82,7 @@ class Denoiser(ModelMixin, ConfigMixin):
                 raise ValueError(f"{word!r} is none of {', '.join(known)}.")
         if len(channels) != len(attention):
             raise ValueError(f"{len(channels)} levels of channels need as many of attention, got {len(attention)}.")
+        _check_rates(rates, names)
         whole = patch * 2 ** (len(channels) - 1)
         if len(shape) != 3 or shape[1] % whole or shape[2] % whole:
             raise ValueError(
@@ -151,13 +157,28 @@ class Denoiser(ModelMixin, ConfigMixin):
         patch, now = self.config.patch, torch.as_tensor(t, device=x.device).expand(len(x))
         # The tick's sinusoids were made for a thousand ticks, so another number is stretched to that.
         now = now * (1000 / self.config.ticks)
-        x = F.pixel_unshuffle(x, patch)
-        if self.config.amplify:
-            cond = cond * (cond.shape[1] / cond.abs().sum(1, keepdim=True).clamp(min=1)).sqrt()
+        x, cond = F.pixel_unshuffle(x, patch), self._loud(cond)
         if self.config.condition == "channels":
             x = torch.cat([x, self.embed(cond)[:, :, None, None].expand(-1, -1, *x.shape[2:])], 1)
         labels = self.embed(cond) if self.config.condition == "embedding" else None
         return F.pixel_shuffle(self.unet(x, now, class_labels=labels).sample, patch)
+
+    def _loud(self, cond):
+        surprise = torch.ones_like(cond)
+        if self.config.rates is not None:
+            odds = torch.logit(cond.new_tensor(self.config.rates)).exp()
+            surprise = torch.where(cond > 0, 1 / odds, odds)
+        said = (cond.abs() * surprise).sum(1, keepdim=True).clamp(min=1)
+        return cond * surprise.sqrt() * ((cond.shape[1] / said).sqrt() if self.config.amplify else 1)
+
+    @torch.no_grad()
+    def hear(self, rates: Sequence[float]) -> dict[str, Tensor]:
+        """Its weights as a network with these `rates` needs them: a whole description moves it as it did without."""
+        yes = torch.tensor(rates, dtype=torch.float64)
+        weights, into = self.state_dict(), self.embed[0].weight.double()
+        weights["embed.0.bias"] = (self.embed[0].bias.double() + into @ (2 * yes - 1)).float()
+        weights["embed.0.weight"] = (into * 2 * (yes * (1 - yes)).sqrt()).float()
+        return weights
 
     def settings(self) -> dict:
         """Its arguments, as JSON holds them."""
@@ -165,6 +186,11 @@ class Denoiser(ModelMixin, ConfigMixin):
 
 
 CONDITIONS = ("embedding", "channels", "none")
+
+
+def _check_rates(rates, names):
+    if rates is not None and (len(rates) != len(names) or not all(0 < rate < 1 for rate in rates)):
+        raise ValueError(f"rates must be {len(names)} shares between 0 and 1, one for each attribute, got {rates}.")
 
 
 class _Residual(nn.Module):
@@ -207,8 +233,7 @@ class AttributeClassifier(ModelMixin, ConfigMixin):
     ):
         super().__init__()
         self.attributes = Attributes(names, exclusive=exclusive)
-        if rates is not None and (len(rates) != len(names) or not all(0 < rate < 1 for rate in rates)):
-            raise ValueError(f"rates must be {len(names)} shares between 0 and 1, one for each attribute, got {rates}.")
+        _check_rates(rates, names)
         widths = (shape[0], *channels)
         with seeded(seed):
             levels = []

@@ -84,7 +84,8 @@ def faces(row: Plan, told: argparse.Namespace) -> Subject:
     recipe = {"ours": row.faces, "small": row.small}.get(told.net) or dataclasses.replace(row.faces, **REPORT_RECIPE)
 
     def net(**changes):
-        return Denoiser(pictures.shape, pictures.attributes.names, **(settings | {"seed": told.seed} | changes))
+        loud = {"rates": _rates(pictures)} if settings.get("amplify") else {}
+        return Denoiser(pictures.shape, pictures.attributes.names, **(settings | loud | {"seed": told.seed} | changes))
 
     def score(net):
         return score_faces(net, which, row.scored)
@@ -104,11 +105,10 @@ def faces_judge(row: Plan, told: argparse.Namespace) -> Subject:
     recipe, settings = row.faces_judge, row.faces_judge_net
     if which == "drawn":
         recipe, settings = dataclasses.replace(recipe, shift=0, lr=2e-3), row.drawn_judge_net
-    rates = (pictures.conds > 0).float().mean(0).clamp(0.001, 0.999).tolist()
 
     def net(**changes):
         return AttributeClassifier(
-            pictures.shape, pictures.attributes.names, **(settings | {"rates": rates, "seed": told.seed} | changes)
+            pictures.shape, pictures.attributes.names, **(settings | {"rates": _rates(pictures), "seed": told.seed} | changes)
         )
 
     def score(judge):
@@ -120,6 +120,10 @@ def faces_judge(row: Plan, told: argparse.Namespace) -> Subject:
 def _faces(row, told, together):
     which = told.data or data.which_faces()
     return which, data.faces("train", which, row.drawn, together, told.download)
+
+
+def _rates(pictures) -> tuple[float, ...]:
+    return tuple((pictures.conds > 0).float().mean(0).clamp(0.001, 0.999).tolist())
 
 
 def _licence(which: str) -> str:

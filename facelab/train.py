@@ -545,7 +545,8 @@ def _train(told: argparse.Namespace) -> None:
     if told.start:
         before = load(told.start)
         first = before.denoiser or before.classifier
-        fill(net, first.state_dict(), told.start)
+        hears = isinstance(net, Denoiser) and net.config.rates and not first.config.rates
+        fill(net, first.hear(net.config.rates) if hears else first.state_dict(), told.start)
         recipe = dataclasses.replace(recipe, start=before.card["sha256"][:16])
         legs = [*before.card.get("legs", []), {name: before.card[name] for name in LEG}]
     options = {"fresh": told.fresh, "copy_to": told.copy_to}

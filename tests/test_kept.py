@@ -55,17 +55,23 @@ def test_what_another_process_has_in_hand_comes_last(tmp_path):
 
 
 def test_several_share_the_work(tmp_path):
-    done, found = [[], [], []], []
+    done, found, all_at_work = [[], [], []], [], threading.Barrier(3)
 
-    def slowly(one):
-        return {name: (lambda job=job: (time.sleep(0.02), job())[1]) for name, job in jobs(one, 12).items()}
+    def together(one):
+        def first_meets_the_others(job):
+            if not one:
+                all_at_work.wait(60)  # a worker that nobody lets in breaks it, and the keeping fails
+            return job()
 
-    workers = [threading.Thread(target=lambda one=one: found.append(keep(tmp_path, slowly(one)))) for one in done]
+        return {name: (lambda job=job: first_meets_the_others(job)) for name, job in jobs(one, 12).items()}
+
+    workers = [threading.Thread(target=lambda one=one: found.append(keep(tmp_path, together(one)))) for one in done]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
     assert sorted(itertools.chain(*done)) == list(range(12)) and all(done), "each batch once, and everybody does some"
+    assert len(found) == 3
     for files in found:
         assert [kept(file)[0, 0].item() for file in files.values()] == list(range(12))
 

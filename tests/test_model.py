@@ -1,5 +1,6 @@
 """THE call: whatever the network predicts, out comes the clean picture, in float32, for every tick."""
 
+import itertools
 import json
 import math
 
@@ -383,3 +384,57 @@ def test_few_answers_are_told_as_loudly_as_many():
         cond = torch.tensor([cond], dtype=torch.float32)
         assert_close(loud(x_t, 500, cond), plain(x_t, 500, cond * times))
     assert not Denoiser(**settings).config.amplify
+
+
+def test_the_rarer_an_answer_the_louder():
+    rates = (0.5, 0.02, 0.9, 0.3)
+    settings = {"shape": (1, 8, 8), "names": ("a", "b", "c", "d"), "channels": (32,), "attention": (False,)}
+    plain, standard = Denoiser(**settings), Denoiser(**settings, rates=rates)
+    yes = torch.rand(200_000, 4, generator=torch.Generator().manual_seed(0)) < torch.tensor(rates)
+    told = []
+    hook = standard.embed[0].register_forward_pre_hook(lambda module, args: told.append(args[0]))
+    with torch.no_grad():
+        for cond in (yes.float() * 2 - 1).split(50_000):
+            standard(torch.zeros(len(cond), 1, 8, 8), 500, cond)
+    hook.remove()
+    assert_close(torch.cat(told).mean(0), torch.zeros(4), atol=0.02, rtol=0)
+    assert_close(torch.cat(told).std(0), torch.ones(4), atol=0.02, rtol=0)
+
+    x_t = randn(1, 1, 8, 8, dtype=torch.float32)
+    for cond, as_if in (
+        ([0, 1, 0, 0], [0, 7, 0, 0]),  # sqrt(.98 / .02)
+        ([0, -1, 0, 0], [0, -1 / 7, 0, 0]),
+        ([0, 0.5, -1, 0], [0, 3.5, -3, 0]),  # half a wish stays half a wish
+        ([1, 0, 0, 0], [1, 0, 0, 0]),
+    ):
+        cond, as_if = (torch.tensor([c], dtype=torch.float32) for c in (cond, as_if))
+        assert_close(standard(x_t, 500, cond), plain(x_t, 500, as_if))
+    for wrong in ((0.5,), (0.0, 0.5, 0.5, 0.5), (0.5, 0.5, 1.0, 0.5)):
+        with pytest.raises(ValueError, match="4 shares between 0 and 1"):
+            Denoiser(**settings, rates=wrong)
+
+
+def test_a_rare_answer_alone_is_no_louder_than_a_whole_description():
+    settings = {"shape": (1, 8, 8), "names": ("a", "b", "c", "d"), "channels": (32,), "attention": (False,)}
+    plain, loud = Denoiser(**settings), Denoiser(**settings, rates=(0.5, 0.02, 0.9, 0.3), amplify=True)
+    x_t = randn(1, 1, 8, 8, dtype=torch.float32)
+    for cond, as_if in (
+        ([0, 1, 0, 0], [0, 2, 0, 0]),  # four answers of variance one are 2 long
+        ([0, 0.5, 0, 0], [0, 2**0.5, 0, 0]),
+        ([0, -1, 0, 0], [0, -2 / 7, 0, 0]),  # what goes without saying stays quiet
+        ([0, 0, 0, 0], [0, 0, 0, 0]),
+    ):
+        cond, as_if = (torch.tensor([c], dtype=torch.float32) for c in (cond, as_if))
+        assert_close(loud(x_t, 500, cond), plain(x_t, 500, as_if))
+
+
+def test_weights_learned_without_rates_go_on_with_them():
+    settings = {"shape": (1, 8, 8), "names": ("a", "b", "c"), "channels": (32,), "attention": (False,)}
+    rates = (0.5, 0.02, 0.9)
+    before, after = Denoiser(**settings, seed=1), Denoiser(**settings, rates=rates)
+    torch.nn.init.normal_(before.embed[0].bias)
+    after.load_state_dict(before.hear(rates))
+    x_t = randn(1, 1, 8, 8, dtype=torch.float32)
+    for cond in itertools.product((-1.0, 1.0), repeat=3):
+        cond = torch.tensor([cond])
+        assert_close(after(x_t, 500, cond), before(x_t, 500, cond), atol=1e-5, rtol=1e-4)
