@@ -69,6 +69,11 @@ class Pictures(Dataset):
         """(C, H, W)"""
         return tuple(self._all.shape[1:])
 
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """The share of yes of each attribute: at least one in a thousand, and of no likewise, for a few pictures say little."""
+        return tuple((self.conds > 0).float().mean(0).clamp(0.001, 0.999).tolist())
+
     @functools.cached_property
     def key(self) -> str:
         """Names exactly these pictures and answers, wherever they came from: 16 digits of a sha256."""

@@ -84,7 +84,7 @@ def faces(row: Plan, told: argparse.Namespace) -> Subject:
     recipe = {"ours": row.faces, "small": row.small}.get(told.net) or dataclasses.replace(row.faces, **REPORT_RECIPE)
 
     def net(**changes):
-        loud = {"rates": _rates(pictures)} if settings.get("amplify") else {}
+        loud = {"rates": pictures.rates} if settings.get("amplify") else {}
         return Denoiser(pictures.shape, pictures.attributes.names, **(settings | loud | {"seed": told.seed} | changes))
 
     def score(net):
@@ -108,7 +108,9 @@ def faces_judge(row: Plan, told: argparse.Namespace) -> Subject:
 
     def net(**changes):
         return AttributeClassifier(
-            pictures.shape, pictures.attributes.names, **(settings | {"rates": _rates(pictures), "seed": told.seed} | changes)
+            pictures.shape,
+            pictures.attributes.names,
+            **(settings | {"rates": pictures.rates, "seed": told.seed} | changes),
         )
 
     def score(judge):
@@ -120,10 +122,6 @@ def faces_judge(row: Plan, told: argparse.Namespace) -> Subject:
 def _faces(row, told, together):
     which = told.data or data.which_faces()
     return which, data.faces("train", which, row.drawn, together, told.download)
-
-
-def _rates(pictures) -> tuple[float, ...]:
-    return tuple((pictures.conds > 0).float().mean(0).clamp(0.001, 0.999).tolist())
 
 
 def _licence(which: str) -> str:
@@ -148,7 +146,8 @@ WALKS = {
     # The last one is ours; those before it that differ in how they are told or forget change one thing of it.
     "faces-recipes": {
         "eps, channels": (
-            COSINE | {"predicts": "eps", "condition": "channels", "time_shift": "default", "amplify": False},
+            COSINE
+            | {"predicts": "eps", "condition": "channels", "time_shift": "default", "amplify": False, "rates": None},
             {"ticks": "uniform", "forget": "never"},
         ),
         "eps, embedding": (COSINE | {"predicts": "eps"}, {"ticks": "uniform"}),
@@ -157,6 +156,7 @@ WALKS = {
         "told by channels": ({"condition": "channels"}, {}),
         "told nothing": ({"condition": "none"}, {}),
         "not amplified": ({"amplify": False}, {}),
+        "the rare no louder": ({"rates": None}, {}),
         "nothing forgotten": ({}, {"forget": "never"}),
         "all or nothing": ({}, {"forget": "whole"}),
         "ours": ({}, {}),

@@ -34,7 +34,7 @@ from facelab.checkpoints import Shelf, run_name
 from facelab.data import Pictures
 from facelab.model import AttributeClassifier, Denoiser, seeded
 from facelab.plan import PLANS, Plan, Recipe, cache_dir, device, machine, plan, precision
-from facelab.pretrained import fill, load, save
+from facelab.pretrained import Pretrained, fill, load, save
 from facelab.recording import Recorder
 from facelab.sample import DDIM, noise, sample
 from facelab.subjects import KINDS_OF_NET, SUBJECTS, WALKS, Subject
@@ -544,9 +544,7 @@ def _train(told: argparse.Namespace) -> None:
     net, legs = subject.net(), []
     if told.start:
         before = load(told.start)
-        first = before.denoiser or before.classifier
-        hears = isinstance(net, Denoiser) and net.config.rates and not first.config.rates
-        fill(net, first.hear(net.config.rates) if hears else first.state_dict(), told.start)
+        net = _begun(subject, before, told.start)
         recipe = dataclasses.replace(recipe, start=before.card["sha256"][:16])
         legs = [*before.card.get("legs", []), {name: before.card[name] for name in LEG}]
     options = {"fresh": told.fresh, "copy_to": told.copy_to}
@@ -579,6 +577,19 @@ def _train(told: argparse.Namespace) -> None:
     save(net, told.out, card | {"scores": {}})
     save(net, told.out, card | {"scores": subject.score(net)})
     print(f"written to {told.out}")
+
+
+def _begun(subject: Subject, before: Pretrained, file: str) -> nn.Module:
+    """The subject's network with the weights of an earlier leg; an answer stays as loud as it was then."""
+    net, first = subject.net(), before.denoiser or before.classifier
+    weights = first.state_dict()
+    if isinstance(net, Denoiser) and isinstance(first, Denoiser) and net.config.rates:
+        if first.config.rates:
+            net = subject.net(rates=first.config.rates)
+        elif first.config.condition == "embedding":
+            weights = first.hear(net.config.rates)
+    fill(net, weights, file)
+    return net
 
 
 def _shown(net, subject: Subject) -> Tensor:

@@ -161,6 +161,12 @@ def test_pictures_are_indexed_one_by_one_and_by_batches():
     assert len(pictures.where(**{"2": True})) == 1
 
 
+def test_rates_are_the_shares_of_yes_and_leave_room_for_what_few_pictures_do_not_show():
+    conds = torch.tensor([[1, -1, 1], [-1, -1, 1], [0, -1, 1], [-1, -1, 1]])
+    few = Pictures(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), conds, Attributes(("a", "b", "c")), "four")
+    assert few.rates == pytest.approx((0.25, 0.001, 0.999))
+
+
 def test_the_key_names_exactly_these_pictures():
     images, conds = torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.eye(10)[:3]
     key = Pictures(images, conds, data.DIGITS, "here").key

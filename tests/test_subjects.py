@@ -81,6 +81,14 @@ def test_a_judge_knows_how_often_its_data_say_yes(few):
     assert torch.allclose(torch.tensor(judge.config.rates), shares, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("net", "loud"), [("ours", True), ("small", True), ("report", False), ("unconditional", False)]
+)
+def test_only_our_networks_are_told_the_rare_louder(net, loud, few):
+    built = subjects.faces(PLANS["ci"], told("faces", "--data", "drawn", "--net", net)).net()
+    assert built.config.rates == (few.rates if loud else None) and built.config.amplify == loud
+
+
 @pytest.mark.parametrize("walk", subjects.WALKS)
 def test_every_row_of_a_walk_is_a_net_and_a_recipe(walk, few):
     for change, how in subjects.WALKS[walk].values():

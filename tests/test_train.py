@@ -11,6 +11,7 @@ import time
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.testing import assert_close
 
 from facelab import checkpoints, pretrained, train
 from facelab.__main__ import main
@@ -408,6 +409,26 @@ def test_a_second_leg_goes_on_from_the_first_and_tells_of_it(tmp_path, monkeypat
     assert (
         two.card["command"].endswith("--lr 0.0005 --start one --out DIR") and two.card["sha256"] != one.card["sha256"]
     )
+
+
+def test_a_leg_keeps_the_loudness_that_it_finds(tmp_path):
+    def begun(of, rates):
+        net = lambda **changes: tiny(**({"seed": 5, "rates": rates} | changes))  # noqa: E731
+        subject = train.Subject(net, Recipe(1), None, None)
+        return train._begun(subject, pretrained.load(str(of)), "before")
+
+    rates = (0.02,) + (0.5,) * 9
+    for name, told in (("plain", None), ("loud", rates)):
+        pretrained.save(tiny(seed=3, rates=told), tmp_path / name, {})
+    x_t, whole = torch.randn(4, 1, 8, 8), torch.eye(10)[:4] * 2 - 1
+    loud = pretrained.load(str(tmp_path / "loud")).denoiser
+    on = begun(tmp_path / "loud", (0.9,) * 10)
+    assert tuple(on.config.rates) == rates and torch.equal(on(x_t, 500, whole), loud(x_t, 500, whole))
+    plain = pretrained.load(str(tmp_path / "plain")).denoiser
+    on = begun(tmp_path / "plain", rates)
+    assert tuple(on.config.rates) == rates
+    assert_close(on(x_t, 500, whole), plain(x_t, 500, whole), atol=1e-4, rtol=1e-4)
+    assert torch.equal(begun(tmp_path / "plain", None)(x_t, 500, whole), plain(x_t, 500, whole))
 
 
 def test_weights_of_another_net_cannot_be_started_from(tmp_path, monkeypatch, capsys):
