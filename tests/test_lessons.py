@@ -185,6 +185,6 @@ def test_a_choice_is_printed_beside_what_it_is(capsys):
     for guess, says in ((1, "you said: one   it is: two   (look again)"), (0, "no choice   it is: two   (so now you")):
         lessons.choose("Which?", options, guess).truth("two")
         assert says in capsys.readouterr().out
-    for wrong in (3, -1, "one", True, None):
+    for wrong in (3, -1, "one", True, None, 1.0):
         with pytest.raises(ValueError, match="choose a number from 1 to 2"):
             lessons.choose("Which?", options, wrong)
