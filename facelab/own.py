@@ -239,7 +239,7 @@ def _picture(file: Path, side: int, grey: bool) -> tuple[np.ndarray | None, str]
             if picture.mode[0] in "IF":
                 picture = _from_16_bits(picture)
             if picture is None:
-                return None, f"{file.name} holds numbers beyond 16 bits, of which none is white: save it with 8"
+                return None, f"{file.name} does not tell which of its numbers is white: save it with 8 bits"
             picture = ImageOps.fit(picture.convert("L" if grey else "RGB"), (side, side))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None, f"{file.name} cannot be opened as a picture"
