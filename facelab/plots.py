@@ -337,17 +337,22 @@ def curve(
     title: str = "",
     log: str = "",
     bands: dict[str, tuple] | None = None,
+    beneath: str = "",
     size: tuple[float, float] = (6.4, 3.2),
     alt: str | None = None,
 ) -> Illustration:
-    """Lines, each named where it is drawn: {name: (xs, ys)}; log is "", "x", "y" or "xy"; bands {name: (lows, highs)}."""
+    """Lines, each named where it is drawn: {name: (xs, ys)}; log is "", "x", "y" or "xy"; bands {name: (lows, highs)}.
+
+    The line named by `beneath` is broad and pale, so that it still shows where another lies upon it.
+    """
     figure, axes = _axes(size, title, x, y)
     told = []
     styles = ("-", "--", "-.", ":")
     for i, (name, (xs, ys)) in enumerate(series.items()):
         xs, ys = np.asarray(xs, dtype=float), np.asarray(ys, dtype=float)
         colour = COLOURS[i % len(COLOURS)]
-        axes.plot(xs, ys, styles[i // len(COLOURS) % 4], color=colour, label=name, linewidth=1.6)
+        look = {"linewidth": 5, "alpha": 0.4, "zorder": 1} if name == beneath else {"linewidth": 1.6}
+        axes.plot(xs, ys, styles[i // len(COLOURS) % 4], color=colour, label=name, **look)
         if bands and name in bands:
             axes.fill_between(xs, *bands[name], color=colour, alpha=0.2, linewidth=0)
         seen = ys[np.isfinite(ys)]
@@ -362,6 +367,15 @@ def curve(
         # Few places are named as they are: 5, 10, 20, and not 6 x 10^0.
         axes.set_xticks(places, [f"{place:g}" for place in places])
         axes.minorticks_off()
+    low, high = axes.get_ylim()
+    named = [
+        step * 10.0**power for power in range(-9, 10) for step in ((1, 2, 3, 6) if high > 3 * low else range(1, 10))
+    ]
+    named = [place for place in named if low <= place <= high]
+    if "y" in log and high < 100 * low and named:
+        # Within two powers of ten the same: 0.2, 0.3, 0.6, and not 2 x 10^-1.
+        axes.set_yticks(named, [f"{place:g}" for place in named])
+        axes.set_yticks([], minor=True)
     if len(series) > 1:
         axes.legend(frameon=False, fontsize=9)
     words = f"{title or y or 'Curves'} against {x or 'x'}: {'; '.join(told)}."
