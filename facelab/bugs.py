@@ -1,4 +1,4 @@
-"""Eight bugs of published teaching code, each one line of ours written as it was published (lesson 06).
+"""Eight bugs of published code, each one line of ours written as it was published (lesson 06).
 
     sound run | the same run with one line changed -> asked = read, distance, and both against the sound run
 

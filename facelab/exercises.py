@@ -789,6 +789,7 @@ EXERCISES = {
                 lambda h, t: (h > 15) | (t > 20)
             ),
             "those are the ones to keep.": lambda h, t: ~never_together(h, t),
+            "only the clockwise side: -20 is not beyond +15.": lambda h, t: (h.abs() > 15) & (t.abs() > 20),
             "the limits themselves still belong to what is seen: beyond means >.": lambda h, t: (h >= 15) & (t >= 20),
             "a hand at 15 degrees still belongs to what is seen: beyond means >.": lambda h, t: (h >= 15) & (t > 20),
             "a tool at 20 degrees still belongs to what is seen: beyond means >.": lambda h, t: (h > 15) & (t >= 20),

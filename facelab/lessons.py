@@ -5,7 +5,7 @@ import inspect
 import math
 import textwrap
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from IPython.display import Code, display
@@ -79,13 +79,20 @@ def choose(question: str, options: Iterable[str], guess: int = 0) -> Choice:
     return Choice(question, options, guess)
 
 
-def watch(steps: Iterable[Progress], draw: Callable | None = None, every: float = 12.0, side: int = 42):
+def watch(
+    steps: Iterable[Progress],
+    draw: Callable | None = None,
+    every: float = 12.0,
+    side: int = 42,
+    captions: Sequence[str] = (),
+):
     """Run a training before your eyes: a bar with the time left, the loss, and pictures that grow row by row.
 
     Args:
         steps: what `training(...)` gives.
         draw: net -> pictures (B, C, H, W); called now and then, and at the end.
         every: seconds between two looks.
+        captions: a line above each column of the pictures.
 
     Returns:
         (the averaged network, the loss of each step). Interrupt the cell whenever you like: run again, it goes on.
@@ -102,7 +109,7 @@ def watch(steps: Iterable[Progress], draw: Callable | None = None, every: float 
             names.append(f"step {now.step}")
         parts = [loss_curve(now.losses)] if now.losses else []
         if rows:
-            parts.insert(0, plots.show(torch.cat(rows), len(rows[0]), rows=names, side=side))
+            parts.insert(0, plots.show(torch.cat(rows), len(rows[0]), rows=names, side=side, captions=captions))
         if parts:
             picture = plots.beside(*parts)
             handle = handle or display(plots.Illustration(b"", ""), display_id=True)

@@ -344,6 +344,7 @@ def curve(
     bands: dict[str, tuple] | None = None,
     dots: Sequence[str] = (),
     marks: dict[str, Sequence[str]] | None = None,
+    beneath: str = "",
     size: tuple[float, float] = (6.4, 3.2),
     alt: str | None = None,
 ) -> Illustration:
@@ -352,6 +353,7 @@ def curve(
     Args:
         dots: names of series that are drawn as dots without a line.
         marks: {name: a word for each point}, written beside a dot at this point of the line.
+        beneath: the name of a line that is drawn broad and pale, so that it still shows where another lies upon it.
     """
     from matplotlib.ticker import LogLocator
 
@@ -364,8 +366,10 @@ def curve(
         words = (marks or {}).get(name, ())
         style = "" if name in dots else styles[i // len(COLOURS) % 4]
         dot = "o" if name in dots or len(words) else ""
-        order = 3 if name in dots else 2  # dots lie on top of every line
-        axes.plot(xs, ys, ls=style, marker=dot, ms=4.5, color=colour, label=name, lw=1.6, zorder=order)
+        look = {"lw": 1.6, "zorder": 3 if name in dots else 2}  # dots lie on top of every line
+        if name == beneath:
+            look = {"lw": 5, "alpha": 0.4, "zorder": 1}
+        axes.plot(xs, ys, ls=style, marker=dot, ms=4.5, color=colour, label=name, **look)
         for k, word in enumerate(words):
             axes.annotate(word, (xs[k], ys[k]), (5, 5), textcoords="offset points", fontsize=8)
         if bands and name in bands:
@@ -387,6 +391,15 @@ def curve(
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
+    low, high = axes.get_ylim()
+    named = [
+        step * 10.0**power for power in range(-9, 10) for step in ((1, 2, 3, 6) if high > 3 * low else range(1, 10))
+    ]
+    named = [place for place in named if low <= place <= high]
+    if "y" in log and high < 100 * low and named:
+        # Within two powers of ten the same: 0.2, 0.3, 0.6, and not 2 x 10^-1.
+        axes.set_yticks(named, [f"{place:g}" for place in named])
+        axes.set_yticks([], minor=True)
     if len(series) > 1:
         axes.legend(frameon=False, fontsize=9)
     words = f"{title or y or 'Curves'} against {x or 'x'}: {'; '.join(told)}."

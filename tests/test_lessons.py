@@ -143,6 +143,13 @@ def test_watch_draws_while_it_runs_and_hands_back_net_and_losses():
     assert watch(steps(3))[1] == pytest.approx([1, 1 / 2, 1 / 3])
 
 
+def test_what_one_watches_has_a_caption_over_each_column(monkeypatch):
+    shown = []
+    monkeypatch.setattr(lessons, "display", lambda *a, **k: type("", (), {"update": lambda _, it: shown.append(it)})())
+    watch(steps(2), lambda net: torch.zeros(2, 1, 8, 8), every=0, captions=["left", "right"])
+    assert "rows: step 1, step 2; captions: left, right" in shown[-1].alt
+
+
 def test_an_interrupted_watch_says_how_to_go_on(capsys):
     with pytest.raises(KeyboardInterrupt):
         watch(steps(5, stop=3))

@@ -40,6 +40,39 @@ def test_every_picture_has_words():
     assert line.alt == "loss against step: loss goes from 4 to 1 (between 1 and 4)."
 
 
+def ticks_of(monkeypatch, **options):
+    """The names on the upright axis, and the axes themselves."""
+    kept = []
+    monkeypatch.setattr(plots, "_illustration", lambda figure, alt: kept.append(figure.axes[0]))
+    plots.curve(**options)
+    kept[0].figure.canvas.draw()
+    return [label.get_text() for label in kept[0].get_yticklabels(which="both")], kept[0]
+
+
+@pytest.mark.parametrize(
+    ("ys", "names"),
+    [
+        ([0.76, 0.19], ["0.2", "0.3", "0.6"]),
+        ([3.3, 0.19], ["0.2", "0.3", "0.6", "1", "2", "3"]),
+        ([0.45, 0.32], ["0.4"]),
+    ],
+)
+def test_a_loss_is_named_as_one_says_it(ys, names, monkeypatch):
+    assert ticks_of(monkeypatch, series={"loss": ([1, 2], ys)}, log="y")[0] == names
+
+
+def test_a_wide_span_goes_in_powers_of_ten(monkeypatch):
+    names, _ = ticks_of(monkeypatch, series={"loss": ([1, 2], [1e-3, 1e3])}, log="y")
+    assert any("10^{2}" in name for name in names)
+
+
+def test_what_lies_beneath_is_broad_and_pale(monkeypatch):
+    _, axes = ticks_of(monkeypatch, series={"a": ([1, 2], [1, 2]), "b": ([1, 2], [1, 2])}, beneath="a")
+    below, above = axes.lines
+    assert below.get_linewidth() > 2 * above.get_linewidth() and below.get_alpha() < 0.5
+    assert below.get_zorder() < above.get_zorder()
+
+
 def test_a_filmstrip_keeps_the_last_frame_and_a_row_a_picture():
     frames = [torch.full((2, 1, 4, 4), i / 10) for i in range(8)]
     strip = plots.filmstrip(frames, every=3, side=4)
