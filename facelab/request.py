@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from facelab import drawn, photo
-from facelab.attributes import CELEBA, DIGITS, DRAWN, Attributes
+from facelab.attributes import CELEBA, DIGITS, DRAWN, Attributes, value_of
 from facelab.features import as_saved
 from facelab.guidance import classifier_free
 from facelab.model import AttributeClassifier
@@ -108,10 +108,17 @@ class Request:
     # Other requests
 
     def say(self, name: str, value: float) -> "Request":
-        """The same with one answer changed; where attributes exclude each other, a yes unsays the others."""
-        at, exclusive = self.attributes.index(name), self.attributes.exclusive
-        said = [0.0] * len(self.said) if exclusive and value == 1 else list(self.said)
-        said[at] = round(float(value), 4)  # as fine as a recipe tells it
+        """The same with one answer changed; where attributes exclude each other, a yes unsays the others.
+
+        Args:
+            value: as in `Attributes.encode`: True or 1 yes, False or -1 no, 0 not said.
+
+        Raises:
+            ValueError: for an unknown name (the nearest is suggested) or another value.
+        """
+        at, value = self.attributes.index(name), value_of(name, value)
+        said = [0.0] * len(self.said) if self.attributes.exclusive and value == 1 else list(self.said)
+        said[at] = round(value, 4)  # as fine as a recipe tells it
         return dataclasses.replace(self, said=tuple(said))
 
     def silent(self) -> "Request":

@@ -77,7 +77,11 @@ def test_what_is_said_is_the_condition():
     assert asked != Request(model()) and asked == Request(model()).say("Smile", 1).say("Beard", 0.5)
     # As fine as a recipe tells it, or the picture would not be the recipe's.
     assert Request(model()).say("Hat", 0.123456).said == (0, 0.1235, 0)
-    seven = Request(model(DIGITS, (1, 8, 8))).say("3", 1).say("7", 1)
+    # The words of `encode`: False is a no, and not a silence.
+    told = Request(model()).say("Smile", False).say("Hat", True).say("Beard", np.float32(0.5))
+    assert told.said == tuple(FACE.encode(Smile=False, Hat=True, Beard=0.5).tolist())
+    assert told.describe() == "Beard 0.5, Hat, no Smile"
+    seven = Request(model(DIGITS, (1, 8, 8))).say("3", 1).say("7", True)
     assert seven.asked == {"7": 1.0} and seven.say("3", 0.5).asked == {"7": 1.0, "3": 0.5}
 
 
@@ -85,7 +89,9 @@ def test_what_is_said_is_the_condition():
     "wrong, says",
     [
         (lambda: Request(model()).say("Smil", 1), "did you mean 'Smile'"),
-        (lambda: Request(model()).say("Smile", 1.5), "from -1 to 1"),
+        (lambda: Request(model()).say("Smile", 1.5), "from -1 .* to 1"),
+        (lambda: Request(model()).say("Smile", "yes"), "from -1 .* got 'yes'"),
+        (lambda: Request(model()).say("Smile", None), "from -1 .* got None"),
         (lambda: Request(model(), said=(1, 0)), "3 numbers"),
         (lambda: Request(model(), steps=0), "steps must be from 1 to 1000"),
         (lambda: Request(model(), steps=1001), "steps must be from 1 to 1000"),
