@@ -159,12 +159,14 @@ class Request:
     def frames(self, coarse: int | None = None) -> Iterator[Tensor]:
         """From noise to pictures, steps + 1 frames (people, C, H, W) in [-1, 1]; to let go of it ends the work.
 
-        `coarse` draws a preview: so many calls, plain, each half of a guided one.
+        `coarse` draws a preview: so many calls, plain, each half of a guided one; at a scale of 0 or below they ask for nothing,
+        for that is nearer to it than what is said.
         """
         net = self.model.denoiser
         guided = classifier_free(net, self.scale) if self.asked and not coarse else net
         x_T = noise(self.people, self.model.shape, self.seed)
-        return trajectory(guided, x_T, self.cond, self.solver(self.model.schedule), coarse or self.steps)
+        cond = torch.zeros_like(self.cond) if coarse and self.scale <= 0 else self.cond
+        return trajectory(guided, x_T, cond, self.solver(self.model.schedule), coarse or self.steps)
 
     def draw(self) -> Tensor:
         """The pictures (people, C, H, W) in [-1, 1]."""
@@ -183,15 +185,16 @@ class Request:
         return photo.recipe(self.model, self.cond, **how, people=self.people)
 
     def code(self) -> str:
-        """Three lines that draw the very same picture, `pictures` (people, C, H, W) uint8."""
+        """Four lines that draw the very same picture, `pictures` (people, C, H, W) in [-1, 1], and show it."""
         asked = json.dumps({name: int(value) if value == int(value) else value for name, value in self.asked.items()})
         many = f"[{asked}]" if self.people == 1 else f"[{asked}] * {self.people}"
         how = {"steps": self.steps, "scale": self.scale, "seed": self.seed, "solver": f"sample.{self.solver.__name__}"}
         told = ", ".join(f"{name}={value}" for name, value in how.items())
         return "\n".join([
-            "from facelab import control, pretrained, sample",
+            "from facelab import control, plots, pretrained, sample",
             f"model = pretrained.load({json.dumps(self.model.name)})",
-            f"pictures = control.ask(model.denoiser, model.attributes.encode_many({many}), {told})",
+            f"pictures = control.ask(model.denoiser, model.attributes.encode_many({many}), {told}) / 127.5 - 1",
+            f"plots.show(pictures, {self.people})",
         ])  # fmt: skip
 
     def readings(self, sure: Tensor) -> list[Reading]:

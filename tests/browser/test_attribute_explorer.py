@@ -181,7 +181,7 @@ def test_a_person_moves_it(notebook, tmp_path):
     person.button("Save the PNG").click()
     person.out.get_by_text("Saved as facelab-1.png").wait_for()
     lines = person.out.locator("pre").inner_text()
-    assert lines.count("\n") == 2 and json.dumps(SECOND.replace(" ", "_")) in lines
+    assert lines.count("\n") == 3 and json.dumps(SECOND.replace(" ", "_")) in lines
     person.button("Copy").click()
     person.out.get_by_role("button", name="Copied").wait_for()
 
