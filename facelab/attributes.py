@@ -86,6 +86,17 @@ def number(value) -> float:
     return float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
 
 
+def one_each(cond: Tensor, pictures: int) -> Tensor:
+    """(pictures, K): the condition of each picture, of one for each (B, K) or one for all, (1, K) or (K,).
+
+    Raises:
+        ValueError: for any other number of them.
+    """
+    if cond.ndim not in (1, 2) or (cond.ndim == 2 and len(cond) not in (1, pictures)):
+        raise ValueError(f"{pictures} pictures need {pictures} conditions, or one for all, got {tuple(cond.shape)}.")
+    return cond.expand(pictures, -1)
+
+
 def value_of(name: str, wish) -> float:
     """A wish as the condition holds it: True is 1, False is -1, a number from -1 to 1 is itself.
 

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import numbers
 import random
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from facelab import drawn, photo
-from facelab.attributes import CELEBA, DIGITS, DRAWN, Attributes, value_of
+from facelab.attributes import CELEBA, DIGITS, DRAWN, Attributes, number, value_of
 from facelab.features import as_saved
 from facelab.guidance import classifier_free
 from facelab.model import AttributeClassifier
@@ -64,7 +65,7 @@ class Request:
         steps: calls of the network a picture.
 
     Raises:
-        ValueError: for weights that do not draw, or a number outside its range.
+        ValueError: for what is no weights, or weights that do not draw, or a number of another kind or outside its range.
     """
 
     model: Pretrained = dataclasses.field(repr=False, compare=False)
@@ -75,15 +76,20 @@ class Request:
     steps: int = CALLS
 
     def __post_init__(self):
+        if not isinstance(self.model, Pretrained):
+            raise ValueError(f"a request needs loaded weights, such as load('celeba'), got {self.model!r}.")
         if self.model.denoiser is None:
             raise ValueError(f"{self.model.name!r} reads pictures, it does not draw them: load other weights.")
-        object.__setattr__(self, "said", tuple(map(float, self.said)) or (0.0,) * len(self.attributes))
-        if len(self.said) != len(self.attributes) or not all(-1 <= value <= 1 for value in self.said):
+        said = tuple(map(number, self.said)) or (0.0,) * len(self.attributes)
+        if len(said) != len(self.attributes) or not all(-1 <= value <= 1 for value in said):
             raise ValueError(f"said must be {len(self.attributes)} numbers from -1 to 1, got {self.said}.")
+        object.__setattr__(self, "said", said)
         spans = {"seed": (0, 2**31), "people": (1, 64), "steps": (1, len(self.model.schedule)), "scale": (-20, 20)}
         for field, (low, high) in spans.items():
-            if not low <= getattr(self, field) <= high:
-                raise ValueError(f"{field} must be from {low} to {high}, got {getattr(self, field)!r}.")
+            told, what = getattr(self, field), "from" if field == "scale" else "a whole number from"
+            if not low <= number(told) <= high or not (field == "scale" or isinstance(told, numbers.Integral)):
+                raise ValueError(f"{field} must be {what} {low} to {high}, got {told!r}.")
+            object.__setattr__(self, field, number(told) if field == "scale" else int(told))  # as JSON holds it
 
     @property
     def attributes(self) -> Attributes:

@@ -10,12 +10,14 @@ eps_hat: Euler's method. What is of second order asks where the two guesses are 
 """
 
 import inspect
+import numbers
 from collections import deque
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
+from facelab.attributes import one_each
 from facelab.schedule import Schedule
 
 
@@ -236,7 +238,18 @@ def noise_like(x: Tensor, generator=None) -> Tensor:
 
 
 def noise(count: int, shape: tuple[int, int, int], seed: int = 0) -> Tensor:
-    """x_T: (count, C, H, W) of pure noise, drawn on the CPU. One seed draws the same pictures, whatever the count."""
+    """x_T: (count, C, H, W) of pure noise, drawn on the CPU. One seed draws the same pictures, whatever the count.
+
+    Args:
+        count: pictures, 1 or more.
+        shape: of one of them, (C, H, W).
+        seed: any whole number that torch's generators take.
+
+    Raises:
+        ValueError: for a count that is no whole number from 1 on.
+    """
+    if isinstance(count, bool) or not isinstance(count, numbers.Integral) or count < 1:
+        raise ValueError(f"noise is for 1 picture or more, got count={count!r}.")
     generator = torch.Generator().manual_seed(seed)
     return torch.stack([torch.randn(shape, generator=generator) for _ in range(count)])
 
@@ -257,10 +270,7 @@ def trajectory(denoise, x_T: Tensor, cond: Tensor, solver, steps: int) -> Iterat
     """
     if x_T.ndim != 4:
         raise ValueError(f"x_T must be (B, C, H, W), got {tuple(x_T.shape)}.")
-    if cond.ndim not in (1, 2) or (cond.ndim == 2 and len(cond) not in (1, len(x_T))):
-        raise ValueError(f"{len(x_T)} pictures need {len(x_T)} conditions, or one for all, got {tuple(cond.shape)}.")
-    ticks = solver.start(steps)
-    cond = cond.to(x_T.device).expand(len(x_T), -1)
+    cond, ticks = one_each(cond.to(x_T.device), len(x_T)), solver.start(steps)
     x = x_T if x_T.dtype == torch.float64 else x_T.float()
     yield x_T
     for t, s in zip(ticks, [*ticks[1:], -1], strict=True):

@@ -94,9 +94,17 @@ def test_what_is_said_is_the_condition():
         (lambda: Request(model()).say("Smile", "yes"), "from -1 .* got 'yes'"),
         (lambda: Request(model()).say("Smile", None), "from -1 .* got None"),
         (lambda: Request(model(), said=(1, 0)), "3 numbers"),
-        (lambda: Request(model(), steps=0), "steps must be from 1 to 1000"),
-        (lambda: Request(model(), steps=1001), "steps must be from 1 to 1000"),
+        (lambda: Request(model(), steps=0), "steps must be a whole number from 1 to 1000"),
+        (lambda: Request(model(), steps=1001), "steps must be a whole number from 1 to 1000"),
         (lambda: Request(model(), people=0), "people must be"),
+        (lambda: Request(model(), people=2.5), "people must be a whole number"),
+        (lambda: Request(model(), seed=1.5), "seed must be a whole number"),
+        (lambda: Request(model(), seed="1"), "seed must be a whole number"),
+        (lambda: Request(model(), seed=True), "seed must be a whole number"),
+        (lambda: Request(model(), scale="2"), "scale must be from -20 to 20, got '2'"),
+        (lambda: Request(model(), said=("a", 0, 0)), "3 numbers"),
+        (lambda: Request("celeba"), "needs loaded weights, .* got 'celeba'"),
+        (lambda: AttributeExplorer("celeba"), "needs loaded weights, .* got 'celeba'"),
         (lambda: Request(model(), seed=-1), "seed must be"),
         (lambda: Request(model(), scale=float("nan")), "scale must be"),
         (lambda: Request(Pretrained("a judge", FACE, SHAPE, {}, classifier=judge())), "reads pictures"),
@@ -193,6 +201,14 @@ def test_a_recipe_says_it_all():
         and told["solver"] == "AdamsBashforth"
     )
     assert [told[key] for key in ("model", "seed", "people", "scale", "steps")] == ["toy", 5, 4, 3.0, 7]
+
+
+def test_numbers_of_numpy_are_numbers():
+    asked = Request(model(), (np.float32(0.5), 0, 0), np.int64(5), np.int64(2), np.float32(2.5), np.int64(3))
+    assert (
+        json.loads(json.dumps(asked.recipe()))["seed"] == 5 and "seed=5" in asked.code() and "scale=2.5" in asked.code()
+    )
+    assert asked == Request(model(), (0.5, 0, 0), 5, 2, 2.5, 3)
 
 
 def test_the_command_draws_the_same(digits, tmp_path):
