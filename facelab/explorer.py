@@ -92,11 +92,22 @@ class AttributeExplorer(ipywidgets.VBox):
         return self.request.recipe()
 
     def save(self, file) -> Path:
-        """Write the picture as a PNG with its recipe inside."""
+        """Write the picture as a PNG with its recipe inside, and return its path.
+
+        Raises:
+            ValueError: for a name that does not end in .png, or where the file cannot be written.
+        """
         return photo.save_png(self.picture, file, self.recipe(), columns=self.request.people)
 
     def ask(self, request: Request) -> None:
-        """Ask for this: controls and words follow at once, the picture as fast as this machine can."""
+        """Ask for this: controls and words follow at once, the picture as fast as this machine can.
+
+        Raises:
+            ValueError: for what is no `Request`, or one of another model than the explorer's. What goes wrong in drawing is
+                told in the explorer.
+        """
+        if not isinstance(request, Request) or request.model.card["sha256"] != self.start.model.card["sha256"]:
+            raise ValueError("the explorer asks its own model: change explorer.request, as by its say(name, value).")
         self.request = request
         self._reflect()
         with self._lock:
@@ -111,7 +122,7 @@ class AttributeExplorer(ipywidgets.VBox):
             self._work()
 
     def wait(self, seconds: float = 60.0) -> None:
-        """Until the picture is there that was asked for last."""
+        """Until the picture is there that was asked for last; after `seconds` it returns without a word, there or not."""
         if self._thread is not None:
             self._thread.join(seconds)
 

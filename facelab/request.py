@@ -132,7 +132,11 @@ class Request:
         return dataclasses.replace(self, said=(), scale=1.0)
 
     def toward(self, there: "Request", place: float) -> "Request":
-        """On the way from what is said here (place 0) to what is said there (1): the same people all along."""
+        """On the way from what is said here (place 0) to what is said there (1): the same people all along.
+
+        Raises:
+            ValueError: for another model's attributes, or a place that leads out of [-1, 1].
+        """
         way = zip(self.said, there.said, strict=True)
         return dataclasses.replace(self, said=tuple(round(a + place * (b - a), 4) for a, b in way))
 
@@ -165,8 +169,8 @@ class Request:
     def frames(self, coarse: int | None = None) -> Iterator[Tensor]:
         """From noise to pictures, steps + 1 frames (people, C, H, W) in [-1, 1]; to let go of it ends the work.
 
-        `coarse` draws a preview: so many calls, plain, each half of a guided one; at a scale of 0 or below they ask for nothing,
-        for that is nearer to it than what is said.
+        `coarse` draws a preview: so many calls, plain, each half of a guided one; at a scale of 0 or below they ask for
+        nothing, for that is nearer to it than what is said.
         """
         net = self.model.denoiser
         guided = classifier_free(net, self.scale) if self.asked and not coarse else net
@@ -175,7 +179,7 @@ class Request:
         return trajectory(guided, x_T, cond, self.solver(self.model.schedule), coarse or self.steps)
 
     def draw(self) -> Tensor:
-        """The pictures (people, C, H, W) in [-1, 1]."""
+        """The pictures (people, C, H, W) in [-1, 1]; what the network raises comes through."""
         *_, last = self.frames()
         return last.clamp(-1, 1)
 

@@ -783,6 +783,16 @@ def test_a_full_disk_is_told(explorer, monkeypatch):
     assert "No space left" in explorer.fault.value
 
 
+def test_what_is_no_request_to_its_model_moves_nothing(explorer):
+    before = explorer.request
+    other = Pretrained("other", FACE, SHAPE, {"sha256": "1" * 64}, denoiser=Drawer())
+    for wrong in ("Smile", None, {"Smile": 1}, Request(other, (1, 0, 0))):
+        with refused("its own model"):
+            explorer.ask(wrong)
+    assert explorer.request == before
+    is_shown(explorer)
+
+
 def test_weights_that_do_not_draw_are_refused():
     with refused("reads pictures, it does not draw"):
         AttributeExplorer(Pretrained("judge", FACE, SHAPE, {}, classifier=judge()))
