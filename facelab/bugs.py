@@ -263,9 +263,16 @@ def harm(row: dict, scale: int = 2) -> str:
     """The rule, stated before the runs: is fewer read as asked, or does it lie further from real digits, beyond 95 %?
 
     "harm" where one of the two intervals says so, "better" where one says the opposite and none says so, else "none seen".
+
+    Raises:
+        ValueError: for an interval that is not finite, which shows nothing either way.
     """
     read = Difference(**row["read less sound"][str(scale)])
     far = Difference(**row["distance less sound"][str(scale)])
+    if not np.isfinite([*read, *far]).all():
+        raise ValueError(
+            f"{row.get('run', 'this run')} has an interval that is not finite: it shows neither harm nor none."
+        )
     if read.high < 0 or far.low > 0:
         return "harm"
     return "better" if read.low > 0 or far.high < 0 else "none seen"

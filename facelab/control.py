@@ -22,7 +22,7 @@ from facelab.attributes import Attributes
 from facelab.data import Pictures
 from facelab.features import as_saved
 from facelab.guidance import classifier_free
-from facelab.metrics import Difference, Estimate, Proportion, as_html, as_text, difference, proportion
+from facelab.metrics import Difference, Estimate, Proportion, as_html, as_text, difference, proportion, proportion_of
 from facelab.sample import DDIM, sample
 
 # Requests
@@ -148,7 +148,14 @@ def ask(
         keep: a folder in which each batch is kept (see `kept.py`), so that a stopped call goes on and several processes
             share the work; it belongs to one denoiser.
         solver: `DDIM`, `AdamsBashforth`, ...: a deterministic one.
+
+    Raises:
+        ValueError: for no request, or none at once.
     """
+    if cond.ndim != 2 or len(cond) == 0:
+        raise ValueError(f"requests must be (B, K), one at least, got {tuple(cond.shape)}.")
+    if batch < 1:
+        raise ValueError(f"batch must be at least 1 picture, got {batch}.")
     shape, generator = tuple(shape or denoise.shape), torch.Generator()
     # Kept pictures of DDIM were named before there was a choice.
     words = () if solver is DDIM else (solver.__name__,)
@@ -233,14 +240,18 @@ def balanced_accuracy(seen: Tensor, told: Tensor, attributes: Attributes) -> dic
     Raises:
         ValueError: for shapes that do not fit.
     """
-    if seen.shape != told.shape or seen.ndim != 2 or seen.shape[1] != len(attributes):
-        raise ValueError(f"both must be (B, {len(attributes)}), got {tuple(seen.shape)} and {tuple(told.shape)}.")
+    _fit(seen, told, attributes)
 
     def agreeing(column, sign):
         there = told[:, column].sign() == sign
         return proportion(int((seen[there, column] == sign).sum()), int(there.sum())) if there.any() else None
 
     return {name: Balanced(agreeing(i, 1), agreeing(i, -1)) for i, name in enumerate(attributes)}
+
+
+def _fit(seen: Tensor, told: Tensor, attributes: Attributes) -> None:
+    if seen.shape != told.shape or seen.ndim != 2 or seen.shape[1] != len(attributes):
+        raise ValueError(f"both must be (B, {len(attributes)}), got {tuple(seen.shape)} and {tuple(told.shape)}.")
 
 
 def mean_obeyed(seen: Tensor, cond: Tensor, names: Iterable[str], attributes: Attributes, seed: int = 0) -> Estimate:
@@ -250,8 +261,9 @@ def mean_obeyed(seen: Tensor, cond: Tensor, names: Iterable[str], attributes: At
     value plus or minus 1.96 standard deviations.
 
     Raises:
-        ValueError: where of no name both answers were asked.
+        ValueError: where of no name both answers were asked, or for shapes that do not fit.
     """
+    _fit(seen, cond, attributes)
     columns = _columns(attributes, names)
     columns = columns[((cond[:, columns] > 0).any(0) & (cond[:, columns] < 0).any(0))]
     if len(columns) == 0:
@@ -403,7 +415,7 @@ def unsaid(seen: Tensor, cond: Tensor, seen_real: Tensor, real: Pictures) -> lis
             weights = kind[left_out].bincount(minlength=len(kinds)).double() @ share.nan_to_num() / count
             alike = 1 / weights.square().sum().item()
             rate = min(1.0, (weights @ (seen_real[:, i] > 0).double()).item())
-            told = proportion(rate * round(alike), round(alike))
+            told = proportion_of(rate, round(alike))
             found = proportion(int((seen[left_out, i] > 0).sum()), count)
             rows.append(Unsaid(name, found, told, difference(found, told)))
     return rows

@@ -27,32 +27,43 @@ class Exercise:
     def verdict(self, answer: Callable) -> str:
         """ "" where the answer is right, else one sentence that says what is wrong."""
         for args in self.inputs():
-            wanted = torch.as_tensor(self.reference(*args))
+            wanted = torch.as_tensor(self.reference(*_copy(args)))
             try:
-                got = answer(*args)
+                # A copy, for an answer may change what it is given.
+                got = answer(*_copy(args))
             except Exception as failed:
-                return f"it stops with {type(failed).__name__}: {failed}"
+                return " ".join(f"it stops with {type(failed).__name__}: {failed}".split())
             if got is None or got is ...:
                 return "nothing comes back yet: write its lines, and end with return."
             try:
                 got = torch.as_tensor(got)
             except (TypeError, ValueError, RuntimeError):
                 return f"it should give a tensor, and gives a {type(got).__name__}."
+            if got.is_complex():
+                return "it gives complex numbers, and should give real ones."
             if got.shape != wanted.shape:
                 return f"it gives shape {tuple(got.shape)}, and should give {tuple(wanted.shape)}."
             if not _same(got, wanted):
-                return self._misconception(args, got)
+                return self._misconception(args, got, wanted)
         return ""
 
-    def _misconception(self, args, got) -> str:
+    def _misconception(self, args, got, wanted) -> str:
         for sentence, wrong in self.mistakes.items():
             try:
-                if _same(torch.as_tensor(wrong(*args)), got):
+                if _same(torch.as_tensor(wrong(*_copy(args))), got):
                     return sentence
             except Exception:
                 continue
-        worst = (got.double() - torch.as_tensor(self.reference(*args)).double()).abs().max()
+        if unknown := int((~got.isfinite()).sum()):
+            return (
+                f"{unknown} of its {got.numel()} numbers are not finite: is something divided by 0, or a root below 0?"
+            )
+        worst = (got.double() - wanted.double()).abs().max()
         return f"the shape is right, the numbers are off by up to {worst:.3g}."
+
+
+def _copy(args: tuple) -> tuple:
+    return tuple(arg.clone() if isinstance(arg, Tensor) else arg for arg in args)
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
@@ -126,7 +137,7 @@ def half_way_on(now, before):
 
 
 def every_tick(u, ticks):
-    return (u * ticks).long().clamp(max=ticks - 1)
+    return (u * ticks).long()
 
 
 def gain(before, after):
@@ -161,7 +172,7 @@ def wilson(hits, count):
 
 
 def amplified(cond):
-    said = (cond != 0).sum(1, keepdim=True).clamp(min=1)
+    said = cond.abs().sum(1, keepdim=True).clamp(min=1)
     return cond * (cond.shape[1] / said).sqrt()
 
 
@@ -210,6 +221,10 @@ def _turned(a, b, share, angle_of):
     return (torch.sin((1 - share) * angle) * a + torch.sin(share * angle) * b) / torch.sin(angle)
 
 
+def _chord(a, b, share):
+    return (1 - share) * a + share * b
+
+
 def _slope(x, y):
     return ((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum()
 
@@ -221,8 +236,10 @@ def _covariance(size, seed):
 
 def _pairs_of_models():
     """Differences of two distances, some sure and some not, and 200 bootstrap replicates of each, off by their bias."""
-    difference = torch.tensor([0.3, -0.3, 1.5, -1.5, 2.5, -2.5, 0.05, 5.0])
-    return difference, difference[:, None] + 0.9 + _pictures(8, 200)
+    difference = torch.tensor([0.3, -0.3, 1.5, -1.5, 2.5, -2.5, 0.05, 5.0, 0.0])
+    replicates = difference[:, None] + 0.9 + _pictures(9, 200)
+    difference[-1] = 1.98 * replicates[-1].std()
+    return difference, replicates
 
 
 def _u(ticks):
@@ -248,6 +265,9 @@ EXERCISES = {
             "both are scaled by their variances: each needs its root.": lambda x, e, a: a * x + (1 - a) * e,
             "picture and noise are swapped: alpha_bar is what is left of the picture.": lambda x, e, a: (
                 (1 - a) ** 0.5 * x + a**0.5 * e
+            ),
+            "the noise is scaled by what the picture's scale leaves of 1: it is variances that add up to 1, not scales.": (
+                lambda x, e, a: a**0.5 * x + (1 - a**0.5) * e
             ),
             "the noise is subtracted: it is added.": lambda x, e, a: a**0.5 * x - (1 - a) ** 0.5 * e,
         },
@@ -489,6 +509,12 @@ EXERCISES = {
                 (1 - s) * a + s * b
             ),
             "a and b are swapped: share 0 is a.": lambda a, b, s: on_the_sphere(b, a, s),
+            "that is the straight line, only stretched to a's length: equal shares of a chord are no equal angles.": (
+                lambda a, b, s: _chord(a, b, s) / _chord(a, b, s).norm() * a.norm()
+            ),
+            "that is the straight line, only stretched to the root of its size: equal shares of a chord are no equal angles.": (
+                lambda a, b, s: _chord(a, b, s) / _chord(a, b, s).norm() * a.numel() ** 0.5
+            ),
             "that is the cosine of the angle, not the angle: take torch.arccos.": lambda a, b, s: _turned(
                 a, b, s, lambda cosine: cosine
             ),
@@ -518,12 +544,12 @@ EXERCISES = {
         every_tick,
         lambda: [
             (torch.tensor([0.0, 0.0004, 0.25, 0.5004, 0.9985, 0.9995, 0.99999]), 1000),
-            (torch.tensor([0.0, 0.1, 0.3, 0.5, 0.74, 0.76, 1.0]), 4),
+            (torch.tensor([0.0, 0.1, 0.3, 0.5, 0.74, 0.76, 1 - 2**-24]), 4),
         ],
         (
             "Ticks run from 0 to ticks - 1, each with the same chance: how wide is the piece of [0, 1) that each one gets?",
-            "Each gets 1 / ticks, so u * ticks, with what stands behind the point cut off: .long().",
-            "In float32 u * ticks can round up to ticks itself; .clamp(max=ticks - 1) keeps it in.",
+            "Each gets 1 / ticks, so u * ticks runs from 0 to just below ticks, and each tick is what stands before the point.",
+            "(u * ticks).long() cuts off what stands behind it.",
         ),
         {
             "the last tick is never drawn: that is randint(0, ticks - 1), and sampling starts where nothing was trained.": (
@@ -533,9 +559,9 @@ EXERCISES = {
                 (u * (n - 1)).round().long()
             ),
             "these run from 1 to ticks: the first tick is 0, and there is none called `ticks`.": lambda u, n: (
-                (u * n).long().clamp(max=n - 1) + 1
+                (u * n).long() + 1
             ),
-            "a tick is a whole number: cut off what stands behind the point.": lambda u, n: (u * n).clamp(max=n - 1),
+            "a tick is a whole number: cut off what stands behind the point.": lambda u, n: u * n,
         },
     ),
     "gain": Exercise(
@@ -614,6 +640,9 @@ EXERCISES = {
             "what is forgotten is answered no, -1: not said is 0.": lambda c, l, p: torch.where(
                 (l >= p)[:, None], c, -1.0
             ),
+            "what equals p is forgotten too: luck can be 0, and at p = 0 nobody should be. Keep where luck >= p.": lambda c, l, p: (
+                c * (l > p)[:, None]
+            ),
             "with probability p means luck below p; here only what equals it is forgotten.": lambda c, l, p: (
                 c * (l != p)[:, None]
             ),
@@ -691,10 +720,11 @@ EXERCISES = {
         lambda: [
             (torch.tensor([[1.0, 0, 0, 0], [1, -1, 0, 0], [-1, 1, 1, -1], [0, 0, 0, 0]]),),
             (_signs(3, 40) * (_pictures(3, 40, seed=4) > 0.5),),
+            (torch.tensor([[0.5, -0.5, 1, 0], [0.25, 0, 0, 0], [-0.5, 1, 0.75, -1], [0, 0, 0, 0]]),),
         ],
         (
-            "How many are said in each row? (cond != 0).sum(1, keepdim=True)",
-            "The length of a row is the root of that, and should be the root of K.",
+            "How much is said in each row? cond.abs().sum(1, keepdim=True): a half is said half.",
+            "A row of yes and no is as long as the root of that, and should be as long as the root of K.",
             "Where nothing is said one would divide by 0: .clamp(min=1) first.",
         ),
         {
@@ -709,6 +739,9 @@ EXERCISES = {
             ),
             "yes and no cancel: count what is said, not what is answered yes.": lambda c: (
                 c * (c.shape[1] / c.sum(1, keepdim=True).clamp(min=1)).sqrt()
+            ),
+            "a half is said half: add up the sizes, cond.abs(), do not count what is not 0.": lambda c: (
+                c * (c.shape[1] / (c != 0).sum(1, keepdim=True).clamp(min=1)).sqrt()
             ),
             "said is counted over the whole batch: each row has its own.": lambda c: (
                 c * (c.shape[1] / (c != 0).sum().clamp(min=1)).sqrt()
@@ -745,6 +778,7 @@ EXERCISES = {
         never_together,
         lambda: [
             (torch.tensor([20.0, 20.0, 0.0, 0.0, 15.0, -20.0]), torch.tensor([30.0, 0.0, 30.0, 0.0, 20.0, -30.0])),
+            (torch.tensor([15.0, 20.0, 15.0]), torch.tensor([30.0, 20.0, 20.0])),
         ],
         (
             "Each of the two conditions holds often by itself; what is never shown is both at once.",
@@ -756,6 +790,8 @@ EXERCISES = {
             ),
             "those are the ones to keep.": lambda h, t: ~never_together(h, t),
             "the limits themselves still belong to what is seen: beyond means >.": lambda h, t: (h >= 15) & (t >= 20),
+            "a hand at 15 degrees still belongs to what is seen: beyond means >.": lambda h, t: (h >= 15) & (t > 20),
+            "a tool at 20 degrees still belongs to what is seen: beyond means >.": lambda h, t: (h > 15) & (t >= 20),
             "hand and tool are swapped.": lambda h, t: (t > 15) & (h > 20),
         },
     ),
@@ -829,6 +865,9 @@ EXERCISES = {
             ),
             "one standard deviation is passed by luck one time in three: take 1.96.": lambda d, r: torch.where(
                 d.abs() > r.std(1), d.sign(), 0
+            ),
+            "2 is near, and a little too many: the middle 95 % lie within 1.96 standard deviations.": lambda d, r: (
+                torch.where(d.abs() > 2 * r.std(1), d.sign(), 0)
             ),
             "each replicate adds its own bias, so their percentiles lie beside it: take their spread only.": lambda d, r: (
                 (r.quantile(0.025, 1) > 0).int() - (r.quantile(0.975, 1) < 0).int()

@@ -57,7 +57,13 @@ def draw(hand: float, tool: float, seed: int = 0) -> Tensor:
 
 
 def draw_many(turned: Tensor, first_seed: int = 0) -> Tensor:
-    """(N, 1, 32, 32) uint8 of poses (N, 2) in degrees; the seeds count up from `first_seed`."""
+    """(N, 1, 32, 32) uint8 of poses (N, 2) in degrees; the seeds count up from `first_seed`.
+
+    Raises:
+        ValueError: for no pose, another shape, or a pose outside `HAND` or `TOOL`.
+    """
+    if turned.ndim != 2 or turned.shape[1] != 2 or len(turned) == 0:
+        raise ValueError(f"poses must be (N, 2), one at least, got {tuple(turned.shape)}.")
     return torch.stack([draw(*pose, first_seed + i) for i, pose in enumerate(turned.tolist())])
 
 
@@ -84,7 +90,13 @@ def read(pictures: Tensor, drawings: Tensor, turned: Tensor, near: int = 12) -> 
     Args:
         pictures: (N, 1, 32, 32) in [-1, 1].
         drawings, turned: (M, 1, 32, 32) uint8 and their poses (M, 2).
+
+    Raises:
+        ValueError: for pictures of another size or type, too few drawings, or not as many poses.
     """
+    if pictures.ndim != 4 or pictures.shape[1:] != drawings.shape[1:] or not pictures.is_floating_point():
+        size = f"(N, {', '.join(map(str, drawings.shape[1:]))})"
+        raise ValueError(f"pictures must be {size} in [-1, 1], got {pictures.dtype} {tuple(pictures.shape)}.")
     if len(drawings) != len(turned) or len(drawings) < near:
         raise ValueError(
             f"reading takes at least {near} drawings and as many poses, got {len(drawings)} and {len(turned)}."

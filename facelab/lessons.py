@@ -73,7 +73,7 @@ def choose(question: str, options: Iterable[str], guess: int = 0) -> Choice:
         ValueError: for a number that no option has.
     """
     options = tuple(options)
-    if isinstance(guess, bool) or guess not in range(len(options) + 1):
+    if isinstance(guess, bool) or not isinstance(guess, int) or guess not in range(len(options) + 1):
         raise ValueError(f"choose a number from 1 to {len(options)}, or 0 for none yet; got {guess!r}.")
     print(question, *(f"  {i}  {option}" for i, option in enumerate(options, 1)), sep="\n")
     return Choice(question, options, guess)

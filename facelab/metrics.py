@@ -73,15 +73,19 @@ def proportion(hits: int, count: int, z: float = 1.96) -> Proportion:
     """The share hits / count and its interval: Wilson 1927, which holds near 0 and 1 and at small counts too.
 
     Raises:
-        ValueError: unless 0 <= hits <= count and count > 0.
+        ValueError: unless hits and count are whole, 0 <= hits <= count and count > 0.
     """
-    if not 0 <= hits <= count or count == 0:
-        raise ValueError(f"hits must be from 0 to count, and count above 0; got {hits} of {count}.")
-    share = hits / count
+    if not 0 <= hits <= count or count == 0 or hits != int(hits) or count != int(count):
+        raise ValueError(f"hits must be whole, from 0 to count, and count above 0; got {hits} of {count}.")
+    return proportion_of(hits / count, count, z)
+
+
+def proportion_of(share: float, count: int, z: float = 1.96) -> Proportion:
+    """The same for a share that need not be a whole number of hits, such as a weighted one."""
     middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z / (1 + z**2 / count) * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
     # At 0 and at `count` hits the interval ends exactly there, which rounding would miss.
-    return Proportion(share, 0.0 if hits == 0 else middle - half, 1.0 if hits == count else middle + half, count)
+    return Proportion(share, 0.0 if share == 0 else middle - half, 1.0 if share == 1 else middle + half, count)
 
 
 def difference(a, b) -> Difference:
@@ -274,7 +278,8 @@ def kernel_distance(a: Tensor, b: Tensor, subsets: int = 100, size: int | None =
             all pictures would be nearly the same, and their standard deviation nearly zero.
 
     Raises:
-        ValueError: for features that do not fit together, or sets smaller than `size`.
+        ValueError: for features that do not fit together or are so large that their cube overflows, sets smaller than
+            `size`, or no subset.
     """
     from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
 
@@ -283,9 +288,17 @@ def kernel_distance(a: Tensor, b: Tensor, subsets: int = 100, size: int | None =
     size = min(1000, smaller // 2) if size is None else size
     if not 2 <= size <= smaller:
         raise ValueError(f"a subset holds from 2 to {smaller} pictures, got size {size}.")
+    if subsets < 1:
+        raise ValueError(f"a kernel distance is the mean over at least 1 subset, got {subsets}.")
     told = {"kid_subsets": subsets, "kid_subset_size": size, "rng_seed": seed, "verbose": False}
-    found = kid_features_to_metric(a.float().cpu(), b.float().cpu(), **told)
+    with np.errstate(over="ignore", invalid="ignore"):  # it is told below, in one sentence
+        found = kid_features_to_metric(a.float().cpu(), b.float().cpu(), **told)
     value, sd = found[KEY_METRIC_KID_MEAN], found[KEY_METRIC_KID_STD]
+    if not (math.isfinite(value) and math.isfinite(sd)):
+        largest = max(x.abs().max().item() for x in (a, b))
+        raise ValueError(
+            f"features up to {largest:.3g} are too large for a cubic kernel: divide all sets by one number."
+        )
     # Where each subset is the whole set, nothing tells how it would vary.
     half = 1.96 * sd * math.sqrt(size / (smaller - size)) if size < smaller else math.nan
     return KernelDistance(value, value - half, value + half, sd, subsets, size)
@@ -362,12 +375,14 @@ def nearest(these: Tensor, among: Tensor, chunk: int = 1024) -> tuple[Tensor, Te
             all their numbers. Memory stays below a few times chunk * D, however many there are.
 
     Raises:
-        ValueError: for sets that do not fit together.
+        ValueError: for sets that do not fit together, or numbers that are not finite.
     """
     if these.shape[1:] != among.shape[1:] or these.ndim < 2 or len(among) == 0:
         raise ValueError(f"neighbours need one shape, got {tuple(these.shape)} and {tuple(among.shape)}.")
     if (these.dtype == torch.uint8) != (among.dtype == torch.uint8):
         raise ValueError(f"neighbours need one range, both uint8 or both float, got {these.dtype} and {among.dtype}.")
+    if not all(part.isfinite().all() for x in (these, among) for part in x.split(chunk)):
+        raise ValueError("neighbours need finite numbers, and some are not.")
     these, among = these.flatten(1), among.flatten(1)
     # Distances do not mind a shift, and small numbers lose less in |x|^2 - 2 x y + |y|^2.
     middle = among[:chunk].float().mean(0)
@@ -388,6 +403,7 @@ def nearest(these: Tensor, among: Tensor, chunk: int = 1024) -> tuple[Tensor, Te
 def memorised(fake: Tensor, train: Tensor, held_out: Tensor, seed: int = 0) -> Proportion:
     """The share of fakes that lie nearer to a training picture than to any of as many held-out ones: 0.5 is chance.
 
+    A fake that lies as near to both, such as one of a picture that is in both, counts one half.
     A few pictures are the nearest of very many others (hubs), and it is luck which set they are in. So the interval is
     that of the pictures that are found as nearest, each with all its fakes at once; never narrower than that of a share.
 
@@ -396,15 +412,18 @@ def memorised(fake: Tensor, train: Tensor, held_out: Tensor, seed: int = 0) -> P
             the count of the smaller, by `seed`, for the more there are, the nearer the nearest is.
 
     Raises:
-        ValueError: for sets that do not fit together.
+        ValueError: for sets that do not fit together, numbers that are not finite, or no fake.
     """
+    if len(fake) == 0:
+        raise ValueError("there is no fake, so there is no share of them.")
     count, generator = min(len(train), len(held_out)), torch.Generator().manual_seed(seed)
     train, held_out = (x[torch.randperm(len(x), generator=generator)[:count]] for x in (train, held_out))
     (to_train, at), (to_held_out, there) = nearest(fake, train), nearest(fake, held_out)
-    nearer = to_train < to_held_out
-    found = proportion(int(nearer.sum()), len(fake))
-    times = torch.stack([at[nearer].bincount(minlength=count), there[~nearer].bincount(minlength=count)]).double()
-    half = 1.96 * (times * torch.tensor([[1 - found.share], [found.share]])).norm().item() / len(fake)
+    nearer, tie = to_train < to_held_out, to_train == to_held_out
+    counts = nearer.double() + tie.double() / 2
+    found = proportion_of(counts.mean().item(), len(fake))
+    which = torch.where(nearer | tie, at, count + there)
+    half = 1.96 * torch.zeros(2 * count).double().index_add(0, which, counts - found.share).norm().item() / len(fake)
     low, high = max(0.0, min(found.low, found.share - half)), min(1.0, max(found.high, found.share + half))
     return Proportion(found.share, low, high, found.count)
 

@@ -42,6 +42,8 @@ class Denoiser(ModelMixin, ConfigMixin):
             "none" ignores cond.
         channels, layers, attention: width of each level, ResNet blocks a level, self-attention yes or no a level.
         head_width: channels of one attention head.
+        middle: self-attention between the two halves too, where the last level has it. diffusers leaves its input
+            unnormalised if time_shift is "scale_shift": in a long training its logits grew until the gradients exploded.
         patch: pixels are folded into channels this many times a side before the U-Net sees them (1: not at all).
         amplify: make few answers as loud as many: cond times sqrt(K / said), where said is the sum of its sizes, at least 1.
             Without it a request of one attribute in forty reaches the first layer at a sixth of a whole description's size.
@@ -75,6 +77,7 @@ class Denoiser(ModelMixin, ConfigMixin):
         seed: int = 0,
         amplify: bool = False,
         rates: tuple[float, ...] | None = None,
+        middle: bool = True,
     ):
         super().__init__()
         for word, known in ((predicts, PREDICTIONS), (condition, CONDITIONS), (schedule, SCHEDULES)):
@@ -103,7 +106,7 @@ class Denoiser(ModelMixin, ConfigMixin):
                 down_block_types=["AttnDownBlock2D" if attend else "DownBlock2D" for attend in attention],
                 up_block_types=["AttnUpBlock2D" if attend else "UpBlock2D" for attend in reversed(attention)],
                 attention_head_dim=head_width,
-                add_attention=bool(attention[-1]),
+                add_attention=bool(attention[-1]) and middle,
                 norm_num_groups=math.gcd(32, *channels),
                 dropout=dropout,
                 resnet_time_scale_shift=time_shift,

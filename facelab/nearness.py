@@ -101,7 +101,7 @@ def table_1(told: argparse.Namespace) -> tuple[str, dict, str]:
         "seconds": f"a picture, {'CPU time' if here().type == 'cpu' else 'wall clock'}, drawn in batches of {TIMED}",
         "verdicts": "the difference of two distances in the features of the first table; below zero A is nearer",
     }
-    cells = [("of", "control", "calls", "seconds a picture")]
+    cells = [("of", "asked = read", "calls", "seconds a picture")]
     cells += [(of, str(row["control"]), row["calls"], f"{row['seconds']:.3f}") for of, row in more.items()]
     shown = [*map(str, tables), as_text(cells), *(f"{a} (A), {b} (B): {v}" for (a, b), v in verdicts.items())]
     shown += [f"{of}: its weights are missing" for of in missing]
@@ -154,7 +154,7 @@ def recorded_lines(table: dict) -> list[str]:
         lines += [
             Scores(tuple(rows), scores["count"], scores["features"].split(",")[0], scores["features"], scores["seed"])
         ]
-    cells = [("of", "control", "calls", "seconds a picture")]
+    cells = [("of", "asked = read", "calls", "seconds a picture")]
     cells += [
         (of, str(Estimate(**row["control"])), row["calls"], f"{row['seconds']:.3f}")
         for of, row in table["asked"].items()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from facelab.attributes import Attributes
@@ -38,38 +38,59 @@ class Columns:
     def encode(self, **wishes) -> Tensor:
         """(K,) the condition of what is wished, in the table's units: `columns.encode(angle=30, held=True)`.
 
+        Yes is True or 1; no is False, 0 or -1, as in a table. Not said is None, or left out.
+
         Raises:
             ValueError: for an unknown column, a number outside its range, or a yes-or-no that is neither.
         """
-        attributes, cond = self.attributes, torch.zeros(len(self.attributes))
+        row = dict.fromkeys(self.ranges, math.nan)
         for name, wish in wishes.items():
             if name not in self.ranges:
                 raise ValueError(f"there is no column {name!r}: there are {', '.join(self.ranges)}.")
-            at = attributes.index(name)
-            if self.ranges[name] is None:
-                cond[at] = attributes.encode(**{name: wish})[at]
-            else:
-                cond[at : at + 2] = torch.tensor(self._on_half_a_circle(name, wish))
-        return cond
+            row[name] = math.nan if wish is None else self._value(name, wish)
+        return self.encode_many(torch.tensor([list(row.values())], dtype=torch.float64))[0]
 
     def encode_many(self, table: Tensor) -> Tensor:
-        """(N, K) conditions of rows (N, columns) in the table's units, columns in their order; NaN is not said."""
+        """(N, K) conditions of rows (N, columns) in the table's units, columns in their order; NaN is not said.
+
+        Raises:
+            ValueError: for another number of columns, a number outside its range, or a yes-or-no that is neither.
+        """
+        if table.ndim != 2 or table.shape[1] != len(self.ranges):
+            raise ValueError(
+                f"rows must be (N, {len(self.ranges)}): {', '.join(self.ranges)}; got {tuple(table.shape)}."
+            )
         parts = []
         for name, values in zip(self.ranges, table.double().T, strict=True):
             if self.ranges[name] is None:
-                parts.append(values.nan_to_num(0.0)[:, None])
+                self._refuse(name, values[~torch.isin(values, YES_OR_NO) & ~values.isnan()])
+                parts.append(torch.where(values == 0, -1.0, values).nan_to_num(0.0)[:, None])
                 continue
             low, high = self.ranges[name]
-            angle = math.pi * (values - low) / (high - low)
+            # In float32 an end may come to lie a rounding further out.
+            slack = max(abs(low), abs(high)) * 2**-23
+            self._refuse(name, values[(values < low - slack) | (values > high + slack)])
+            angle = math.pi * ((values - low) / (high - low)).clamp(0, 1)
             parts.append(torch.stack([angle.cos(), angle.sin()], 1).nan_to_num(0.0))
         return torch.cat(parts, 1).float()
 
-    def _on_half_a_circle(self, name: str, value) -> tuple[float, float]:
-        low, high = self.ranges[name]
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-            raise ValueError(f"{name} is a number from {low:g} to {high:g}, got {value!r}.")
-        angle = math.pi * (value - low) / (high - low)
-        return math.cos(angle), math.sin(angle)
+    def _value(self, name: str, wish) -> float:
+        # NumPy's and torch's numbers are numbers too.
+        value = wish.item() if getattr(wish, "ndim", None) == 0 else wish
+        yes_no = isinstance(value, bool) and self.ranges[name] is None
+        if not yes_no and (isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value)):
+            self._refuse(name, [wish])
+        return float(value)
+
+    def _refuse(self, name: str, wrong) -> None:
+        if len(wrong) > 0:
+            got = f"{wrong[0]:g}" if isinstance(wrong, Tensor) else repr(wrong[0])
+            ends = self.ranges[name]
+            kind = f"a number from {ends[0]:g} to {ends[1]:g}" if ends else "yes (True or 1) or no (False, 0 or -1)"
+            raise ValueError(f"{name} is {kind}, got {got}.")
+
+
+YES_OR_NO = torch.tensor([1.0, 0.0, -1.0], dtype=torch.float64)
 
 
 def from_csv(table, folder, side: int = 32, grey: bool = False) -> tuple[Pictures, Columns]:
@@ -83,42 +104,42 @@ def from_csv(table, folder, side: int = 32, grey: bool = False) -> tuple[Picture
         (the pictures, what the columns are)
 
     Raises:
-        ValueError: for a table that cannot be read, has no row or no column of numbers, or holds a column that is the same
-            throughout; and for wrong rows, each by its number (the head is row 1) with what is wrong: another number of
-            fields, a picture that is missing, is named twice, lies outside the folder or cannot be opened, or a cell that
-            is no number.
+        ValueError: for a table that cannot be read or has no row or no column of numbers, no such folder, or no pixels;
+            and, all at once, for wrong rows, each by its number (the head is row 1) with what is wrong (another number of
+            fields, a picture that is missing, is named twice, lies outside the folder or cannot be opened, a cell that is no
+            number, a word in a column of numbers), and for columns that are the same throughout.
     """
     table, folder = Path(table), Path(folder)
+    if side < 1:
+        raise ValueError(f"pictures need a side of at least 1 pixel, got {side}.")
     head, rows = _rows(table)
-    wrong, files, values, seen = [], [], [], {}
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}: name the one where the pictures of {table.name} lie.")
+    wrong, images, values, seen = {number: [] for number, _ in rows}, [], [], {}
     for number, row in rows:
-        complaints = [_wrong_file(row[0] if row else "", folder, seen, number)] if len(row) == len(head) else []
         if len(row) != len(head):
-            complaints.append(f"has {len(row)} fields, and should have {len(head)}")
-        numbers = [_number(cell) for cell in row[1:]]
-        complaints += [
-            f"{name} is {cell!r}, which is no number"
-            for name, cell, value in zip(head[1:], row[1:], numbers, strict=False)
-            if value is None
-        ]
-        complaints = [complaint for complaint in complaints if complaint]
-        wrong += [f"row {number}: {complaint}" for complaint in complaints]
-        if not complaints:
-            files.append(folder / row[0])
-            values.append(numbers)
-    if not wrong:
-        images, spoilt = _pictures(files, [number for number, _ in rows], side, grey)
-        wrong += spoilt
-    if wrong:
-        more = f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
-        raise ValueError(f"{table.name}: {'; '.join(wrong[:SHOWN])}{more}.")
+            wrong[number].append(f"has {len(row)} fields, and should have {len(head)}")
+            continue
+        file, complaint = _file(row[0], folder, seen, number)
+        picture, complaint = (None, complaint) if complaint else _picture(file, side, grey)
+        wrong[number] += [complaint] if complaint else []
+        images.append(picture)
+        values.append([_number(cell) for cell in row[1:]])
+    whole = [(number, row[1:]) for number, row in rows if len(row) == len(head)]
+    for name, *column in zip(head[1:], *(row for _, row in whole), strict=True):
+        for (number, _), complaint in zip(whole, _wrong_cells(name, column), strict=True):
+            wrong[number] += [complaint] if complaint else []
+    told = [f"row {number}: {complaint}" for number, complaints in wrong.items() for complaint in complaints]
+    shown = told[:SHOWN] + [f"and {len(told) - SHOWN} more"] * (len(told) > SHOWN)
+    # A column of which a row is wrong may yet become one that tells something.
+    constant = _constant(head[1:], values) if len(whole) == len(rows) else []
+    if told or constant:
+        raise ValueError(f"{table.name}: {'; '.join(shown + constant)}.")
     numbers = torch.tensor(values, dtype=torch.float64)
-    columns = _columns(head[1:], numbers, table.name)
-    yes_no = torch.tensor([ends is None for ends in columns.ranges.values()])
-    # Written as 0 and 1 or as -1 and 1, no is -1 from here on.
-    numbers = torch.where(yes_no & (numbers == 0), -1.0, numbers)
-    source = f"{len(files):,} pictures of your own, {table.name}: {', '.join(columns.ranges)}"
-    return Pictures(images, columns.encode_many(numbers), columns.attributes, source), columns
+    columns = _columns(head[1:], numbers)
+    source = f"{len(images):,} pictures of your own, {table.name}: {', '.join(columns.ranges)}"
+    pictures = torch.from_numpy(np.stack(images))
+    return Pictures(pictures, columns.encode_many(numbers), columns.attributes, source), columns
 
 
 def _rows(table: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
@@ -144,16 +165,22 @@ def _rows(table: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     return head, rows[1:]
 
 
-def _wrong_file(name: str, folder: Path, seen: dict[str, int], number: int) -> str:
-    """What is wrong with a picture's name, "" if nothing is."""
-    before = seen.setdefault(name, number)
+def _file(name: str, folder: Path, seen: dict[Path, int], number: int) -> tuple[Path, str]:
+    """The file that a row names, and what is wrong with it, "" if nothing is."""
     if not name:
-        return "names no picture"
+        return folder, "names no picture"
+    try:
+        # One file may be written in two ways: 0.png and ./0.png.
+        file = (folder / name).resolve()
+        there = file.is_file()
+    except (OSError, ValueError):
+        return folder, f"{name!r} cannot be the name of a file"
+    if not file.is_relative_to(folder.resolve()):
+        return file, f"{name} lies outside the folder"
+    before = seen.setdefault(file, number)
     if before != number:
-        return f"{name} stands in row {before} already"
-    if not (folder / name).resolve().is_relative_to(folder.resolve()):
-        return f"{name} lies outside the folder"
-    return "" if (folder / name).is_file() else f"{name} is not in the folder"
+        return file, f"{name} stands in row {before} already"
+    return file, "" if there else f"{name} is not in the folder"
 
 
 def _number(cell: str) -> float | None:
@@ -169,27 +196,59 @@ def _number(cell: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _columns(names: list[str], values: Tensor, table: str) -> Columns:
+def _wrong_cells(name: str, cells: list[str]) -> list[str]:
+    """What is wrong with each cell of a column, "" if nothing is: no number, or written in the way of the fewer."""
+    words = [cell.lower() in YES_NO for cell in cells]
+    digits = [_number(cell) is not None and bool(cell) and not word for cell, word in zip(cells, words, strict=True)]
+    odd, others = (words, "a number") if sum(words) <= sum(digits) else (digits, "a word, yes or no")
+    odd = odd if any(words) and any(digits) else [False] * len(cells)
+    return [
+        f"{name} is {cell!r}, which is no number"
+        if _number(cell) is None
+        else f"{name} is {cell!r}, where other rows have {others}"
+        if strange
+        else ""
+        for cell, strange in zip(cells, odd, strict=True)
+    ]
+
+
+def _constant(names: list[str], values: list[list[float | None]]) -> list[str]:
+    """A sentence on each column that tells no picture from another."""
+    told = []
+    for name, *column in zip(names, *values, strict=True):
+        found = {value for value in column if value is None or not math.isnan(value)}
+        if len(found) < 2 and None not in found:
+            what = f"is {found.pop():g} in every row" if found else "is empty in every row"
+            told.append(f"the column {name} {what}, so it tells no picture from another: leave it out")
+    return told
+
+
+def _columns(names: list[str], values: Tensor) -> Columns:
     ranges: dict[str, tuple[float, float] | None] = {}
     for name, column in zip(names, values.T, strict=True):
-        said = column[~column.isnan()]
-        found = said.unique().tolist()
-        if len(found) < 2:
-            what = f"is {found[0]:g} in every row" if found else "is empty in every row"
-            raise ValueError(f"{table}: the column {name} {what}, so it tells no picture from another: leave it out.")
+        found = column[~column.isnan()].unique().tolist()
         ranges[name] = None if found in ([0.0, 1.0], [-1.0, 1.0]) else (found[0], found[-1])
     return Columns(ranges)
 
 
-def _pictures(files: list[Path], numbers: list[int], side: int, grey: bool) -> tuple[Tensor | None, list[str]]:
-    """(N, 1 or 3, side, side) uint8, and what is wrong where one cannot be opened."""
-    images, wrong = [], []
-    for file, number in zip(files, numbers, strict=True):
-        try:
-            with Image.open(file) as opened:
-                picture = ImageOps.fit(ImageOps.exif_transpose(opened).convert("L" if grey else "RGB"), (side, side))
-        except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
-            wrong.append(f"row {number}: {file.name} cannot be opened as a picture")
-            continue
-        images.append(np.asarray(picture).reshape(side, side, -1).transpose(2, 0, 1))
-    return (torch.from_numpy(np.stack(images)) if images and not wrong else None), wrong
+def _picture(file: Path, side: int, grey: bool) -> tuple[np.ndarray | None, str]:
+    """(1 or 3, side, side) uint8, and what is wrong where it cannot be opened."""
+    try:
+        with Image.open(file) as opened:
+            picture = ImageOps.exif_transpose(opened)
+            if picture.mode[0] in "IF":
+                picture = _from_16_bits(picture)
+            if picture is None:
+                return None, f"{file.name} does not tell which of its numbers is white: save it with 8 bits"
+            picture = ImageOps.fit(picture.convert("L" if grey else "RGB"), (side, side))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None, f"{file.name} cannot be opened as a picture"
+    return np.asarray(picture).reshape(side, side, -1).transpose(2, 0, 1), ""
+
+
+def _from_16_bits(picture: Image.Image) -> Image.Image | None:
+    """Grey with 8 bits, for Pillow would cut off all that is lighter than 255 of 65,535; None where white is not known."""
+    levels = np.asarray(picture)
+    if levels.dtype.kind == "f" or levels.min() < 0 or levels.max() > 65_535:
+        return None
+    return Image.fromarray((levels.astype(np.int64) / 257).round().astype(np.uint8))

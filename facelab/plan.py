@@ -117,10 +117,11 @@ ATTENTIVE = SMALL | {"attention": (False, True)}
 WON = {"lr": 2e-3, "ticks": "logit-normal"}
 
 # Faces: most of the work is done at 16x16 and below, where a picture has fewest pixels and a net most to say.
-FACES = {"channels": (32, 96, 192), "attention": (False, False, True), "patch": 2, "amplify": True}
-DRAWN_FACES = {"channels": (32, 64, 128), "attention": (False, False, True), "patch": 2, "amplify": True}
+TOLD = {"attention": (False, False, True), "middle": False, "patch": 2, "amplify": True}
+FACES = {"channels": (32, 96, 192)} | TOLD
+DRAWN_FACES = {"channels": (32, 64, 128)} | TOLD
 # Folded by 4, forty-eight numbers a place would have to pass through 32 channels, and most of the noise would get lost there.
-SMALL_FACES = {"channels": (32, 64, 96), "attention": (False, False, True), "patch": 2, "amplify": True}
+SMALL_FACES = {"channels": (32, 64, 96)} | TOLD
 TINY_FACES = {"channels": (32, 32), "attention": (False, False), "patch": 4, "amplify": True}
 READER = {"channels": (32, 64, 96, 144), "blocks": (0, 1, 1, 1), "dropout": 0.3}
 # Drawn faces tell by small things in places that vary by themselves, so they are read on finer maps.

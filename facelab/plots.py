@@ -213,7 +213,7 @@ def bars(
         errors: {what: (lows, highs)}, intervals drawn as whiskers.
         mark: an upright line, such as chance.
     """
-    figure, axes = _axes((6.4, 0.6 + 0.19 * len(names)), title, x, "")
+    figure, axes = _axes((6.4, (0.9 if len(series) > 1 else 0.6) + 0.19 * len(names)), title, x, "")
     rows = np.arange(len(names))
     told = []
     for i, (what, values) in enumerate(series.items()):
@@ -232,7 +232,9 @@ def bars(
     axes.set_yticks(rows, names, fontsize=8)
     axes.set_ylim(len(names) - 0.4, -0.6)
     if len(series) > 1:
-        axes.legend(frameon=False, fontsize=8)
+        # Above the rows, where its marks are not taken for values.
+        axes.set_title(title, pad=22)
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=len(series), frameon=False, fontsize=8)
     return _illustration(figure, alt or f"{title or x or 'Shares'}: {'; '.join(told)}.")
 
 
@@ -252,7 +254,10 @@ def heat(
     matrix, rows = np.asarray(matrix, dtype=float), names if rows is None else rows
     figure, axes = _axes((1.8 + 0.15 * len(names), 1.8 + 0.15 * len(rows)), title, "", "")
     axes.set_facecolor("0.85")
-    axes.imshow(matrix, cmap="RdBu_r", vmin=-most, vmax=most)
+    field = axes.imshow(matrix, cmap="RdBu_r", vmin=-most, vmax=most)
+    scale = figure.colorbar(field, ax=axes, ticks=(-most, 0, most), fraction=0.04, pad=0.02)
+    scale.ax.tick_params(labelsize=7)
+    scale.outline.set_visible(False)
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
     axes.set_yticks(range(len(rows)), rows, fontsize=7)
     axes.grid(False)
@@ -338,17 +343,32 @@ def curve(
     title: str = "",
     log: str = "",
     bands: dict[str, tuple] | None = None,
+    dots: Sequence[str] = (),
+    marks: dict[str, Sequence[str]] | None = None,
     size: tuple[float, float] = (6.4, 3.2),
     alt: str | None = None,
 ) -> Illustration:
-    """Lines, each named where it is drawn: {name: (xs, ys)}; log is "", "x", "y" or "xy"; bands {name: (lows, highs)}."""
+    """Lines, each named where it is drawn: {name: (xs, ys)}; log is "", "x", "y" or "xy"; bands {name: (lows, highs)}.
+
+    Args:
+        dots: names of series that are drawn as dots without a line.
+        marks: {name: a word for each point}, written beside a dot at this point of the line.
+    """
+    from matplotlib.ticker import LogLocator
+
     figure, axes = _axes(size, title, x, y)
     told = []
     styles = ("-", "--", "-.", ":")
     for i, (name, (xs, ys)) in enumerate(series.items()):
         xs, ys = np.asarray(xs, dtype=float), np.asarray(ys, dtype=float)
         colour = COLOURS[i % len(COLOURS)]
-        axes.plot(xs, ys, styles[i // len(COLOURS) % 4], color=colour, label=name, linewidth=1.6)
+        words = (marks or {}).get(name, ())
+        style = "" if name in dots else styles[i // len(COLOURS) % 4]
+        dot = "o" if name in dots or len(words) else ""
+        order = 3 if name in dots else 2  # dots lie on top of every line
+        axes.plot(xs, ys, ls=style, marker=dot, ms=4.5, color=colour, label=name, lw=1.6, zorder=order)
+        for k, word in enumerate(words):
+            axes.annotate(word, (xs[k], ys[k]), (5, 5), textcoords="offset points", fontsize=8)
         if bands and name in bands:
             axes.fill_between(xs, *bands[name], color=colour, alpha=0.2, linewidth=0)
         seen = ys[np.isfinite(ys)]
@@ -362,6 +382,11 @@ def curve(
     if "x" in log and len(places) <= 10:
         # Few places are named as they are: 5, 10, 20, and not 6 x 10^0.
         axes.set_xticks(places, [f"{place:g}" for place in places])
+        axes.minorticks_off()
+    elif "x" in log and 0 < places[-1] < 1000 * places[0]:
+        # So are 50, 100, 200, 500, where the axis is short.
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
     if len(series) > 1:
         axes.legend(frameon=False, fontsize=9)

@@ -30,7 +30,8 @@ from facelab.metrics import (
 LEAST = 20  # pictures of which a table is made: ten splits of two for the class score, five neighbours for recall
 
 
-MOST = 10_000  # pictures for precision and recall, each of which is compared with each
+MOST = 10_000  # pictures for precision and recall, each of which is compared with each; of more, so many are drawn
+FLOOR = "other real ones (the floor)"
 
 
 class Score(NamedTuple):
@@ -107,7 +108,8 @@ def evaluate(
 ) -> Scores:
     """Score fakes against real pictures, beside the floor and the control.
 
-    Every set is cut down to one count by `seed`, for all values depend on it. The floor is what other real pictures score.
+    Every set is cut down to one count by `seed`, for all values depend on it; for precision and recall again, to at most
+    10,000. The floor is what other real pictures score.
     The control is a set that must score badly: without `broken`, the tenth of the other real pictures that lies nearest to
     one of them, each ten times, so that each is good and there is one mode.
 
@@ -125,8 +127,15 @@ def evaluate(
         keep: a folder for features (see `features_of`).
 
     Raises:
-        ValueError: for fewer than 20 pictures of a set, pictures of different sizes, or values that are not finite.
+        ValueError: for fewer than 20 pictures of a set, no set, two of one name, pictures of different sizes, or values that
+            are not finite.
     """
+    if not _named(fake, "drawn"):
+        raise ValueError("there is nothing to score: `fake` holds no set.")
+    controls = {"one mode repeated": None} if broken is None else _named(broken, "broken")
+    titles = [*_named(fake, "drawn"), FLOOR, *map(_control, controls)]
+    if twice := {title for title in titles if titles.count(title) > 1}:
+        raise ValueError(f"every row needs a name of its own: {', '.join(sorted(twice))} would stand there twice.")
     if not (real.ndim in (2, 4) and all(x.ndim == real.ndim for x in _sets(fake, broken, other))):
         raise ValueError("all sets must be pictures (N, C, H, W), or all features (N, D).")
     if sizes := {tuple(x.shape[1:]) for x in _sets(fake, broken, other)} - {tuple(real.shape[1:])}:
@@ -149,16 +158,15 @@ def evaluate(
         real, other = real[mixed[:count]], real[mixed[count : 2 * count]]
     base, floor = see(some(real, count)), see(some(other, count))
     sets = {name: see(some(x, count)) for name, x in _named(fake, "drawn").items()}
-    sets["other real ones (the floor)"] = floor
-    controls = {"one mode repeated": one_mode(floor)} if broken is None else _named(broken, "broken")
-    sets |= {f"{name} (the control)": x if broken is None else see(some(x, count)) for name, x in controls.items()}
+    sets[FLOOR] = floor
+    sets |= {_control(name): one_mode(floor) if x is None else see(some(x, count)) for name, x in controls.items()}
+    few = torch.randperm(count, generator=generator)[:MOST] if count > MOST else slice(None)
 
     def score(of, seen):
         kernel = kernel_distance(base, seen, seed=seed)
         told_apart = classes and class_score(classes(seen), seed=seed)
-        return Score(
-            of, frechet_estimate(base, seen, replicates, seed), kernel, told_apart, *precision_recall(base, seen)
-        )
+        among = precision_recall(base[few], seen[few])
+        return Score(of, frechet_estimate(base, seen, replicates, seed), kernel, told_apart, *among)
 
     return Scores(tuple(score(of, checked(seen)) for of, seen in sets.items()), count, name, told, seed)
 
@@ -168,6 +176,10 @@ def one_mode(features: Tensor) -> Tensor:
     far = torch.cdist(features, features[:1], compute_mode="donot_use_mm_for_euclid_dist")[:, 0]
     near = far.argsort()[: max(1, len(features) // 10)]
     return features[near.repeat(-(-len(features) // len(near)))[: len(features)]]
+
+
+def _control(name: str) -> str:
+    return f"{name} (the control)"
 
 
 def _named(sets: Tensor | dict[str, Tensor], name: str) -> dict[str, Tensor]:

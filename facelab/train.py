@@ -580,7 +580,10 @@ def _train(told: argparse.Namespace) -> None:
 
 
 def _begun(subject: Subject, before: Pretrained, file: str) -> nn.Module:
-    """The subject's network with the weights of an earlier leg; an answer stays as loud as it was then."""
+    """The subject's network with the weights of an earlier leg; an answer stays as loud as it was then.
+
+    An attention that only the earlier one has in its middle is left behind: it is added to what passes by.
+    """
     net, first = subject.net(), before.denoiser or before.classifier
     weights = first.state_dict()
     if isinstance(net, Denoiser) and isinstance(first, Denoiser) and net.config.rates:
@@ -588,6 +591,8 @@ def _begun(subject: Subject, before: Pretrained, file: str) -> nn.Module:
             net = subject.net(rates=first.config.rates)
         elif first.config.condition == "embedding":
             weights = first.hear(net.config.rates)
+    if not net.config.get("middle", True):
+        weights = {name: value for name, value in weights.items() if "mid_block.attentions" not in name}
     fill(net, weights, file)
     return net
 

@@ -12,13 +12,18 @@ FOLDER = Path(__file__).with_name("benchmarks")
 SMALL = {"channels": (32, 32), "attention": (False, False), "patch": 8}
 
 
-@pytest.fixture
-def command(monkeypatch, tmp_path):
+def loaded(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
     monkeypatch.setenv("FACELAB_CACHE", os.environ["FACELAB_CACHE"])  # reading.py has a cache of its own
     spec = importlib.util.spec_from_file_location("benchmarks_command", FOLDER / "__main__.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def command(monkeypatch, tmp_path):
+    module = loaded(monkeypatch)
     monkeypatch.setattr(module, "FACES", SMALL)
     report = module.NETS["report"] | {"channels": (32, 32), "layers": 1, "attention": (False, False)}
     nets = {"report": report, "unconditional": report | {"condition": "none"}}
@@ -32,6 +37,10 @@ def command(monkeypatch, tmp_path):
     (tmp_path / "README.md").write_text("before\n<!-- table -->\nold\n<!-- end -->\nafter\n")
     monkeypatch.setattr(module, "README", tmp_path / "README.md")
     yield module
+    forget()
+
+
+def forget():
     for name in ("reading", "against_the_report"):
         sys.modules.pop(name, None)
 
@@ -39,7 +48,7 @@ def command(monkeypatch, tmp_path):
 def test_the_whole_table_at_the_smallest_size(command, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(sys, "argv", ["benchmarks", "--rounds", "1", "--write"])
     command.main()
-    out, text = capsys.readouterr().out, (tmp_path / "README.md").read_text()
+    out, text = capsys.readouterr().out, (tmp_path / "README.md").read_text("utf-8")
     assert text.startswith("before\n<!-- table -->\n") and text.endswith("<!-- end -->\nafter\n") and "old" not in text
     assert out.strip() in text
     rows = [line for line in out.splitlines() if line.startswith("|") and "---" not in line]
@@ -58,6 +67,17 @@ def test_the_whole_table_at_the_smallest_size(command, monkeypatch, tmp_path, ca
         "64 GPUs",
     ):
         assert words in out
+
+
+def test_a_system_that_tells_neither_processor_nor_cpu_time_is_measured_too(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
+    module = loaded(monkeypatch)
+    try:
+        monkeypatch.setattr(module, "CPUINFO", tmp_path / "none")  # as on macOS
+        assert module.processor()
+        assert 0 < module.child("pass") < 60
+    finally:
+        forget()
 
 
 def test_a_slope_is_the_power_of_a_power_law(command):

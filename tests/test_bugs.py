@@ -1,6 +1,7 @@
 """The bugs: each is one line, changes what it says it changes, and is gone again afterwards."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -213,3 +214,9 @@ def test_what_was_recorded_is_whole():
     judge = load("digits-judge").classifier
     right = {name: int((judge.read(pictures[name]) == torch.arange(10)).sum()) for name in rows}
     assert right[SOUND] > right["label dropped too often"]
+
+
+def test_an_interval_that_is_not_finite_shows_nothing():
+    for read, far in (((math.nan, 0.1), (-1, 1)), ((-0.1, 0.1), (-1, math.nan)), ((-0.1, 0.1), (-math.inf, 1))):
+        with pytest.raises(ValueError, match="an interval that is not finite"):
+            harm(row(read, far))

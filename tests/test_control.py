@@ -16,6 +16,7 @@ from facelab.control import (
     ceiling,
     control,
     covering,
+    mean_obeyed,
     read,
     requests,
     unsaid,
@@ -444,3 +445,17 @@ def test_seen_and_asked_are_not_confused():
     found = balanced_accuracy(seen, told, Attributes(["Hat"]))["Hat"]
     assert (found.yes.share, found.no.share) == (1, pytest.approx(1 / 3))
     assert_close(torch.tensor(found.share), torch.tensor(2 / 3))
+
+
+def test_no_request_no_batch_and_unlike_shapes_are_refused_in_one_sentence():
+    denoise = GaussianDenoiser(torch.zeros(SHAPE), 1.0, straight())
+    for cond, batch, says in (
+        (torch.zeros(0, 4), 64, r"requests must be \(B, K\), one at least, got \(0, 4\)"),
+        (torch.zeros(4), 64, r"one at least, got \(4,\)"),
+        (torch.zeros(1, 4), 0, "batch must be at least 1 picture, got 0"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            ask(denoise, cond, batch=batch, shape=SHAPE)
+    for seen, cond in ((answers(8), answers(9)), (answers(8)[:, :3], answers(8)[:, :3])):
+        with pytest.raises(ValueError, match=r"both must be \(B, 4\), got \(8, [34]\) and"):
+            mean_obeyed(seen, cond, ["Smile"], NAMES)

@@ -63,3 +63,14 @@ def test_what_is_written_comes_back_through_the_table(tmp_path):
     assert list(columns.ranges) == ["hand", "tool"] and pictures.shape == (1, 32, 32)
     assert torch.equal(pictures.images, hand.draw_many(turned, first_seed=7))
     assert_close(pictures[:][1], columns.encode_many(turned.double().mul(100).round() / 100), atol=1e-5, rtol=0)
+
+
+def test_what_cannot_be_drawn_or_read_is_refused_in_one_sentence():
+    for turned in (torch.zeros(0, 2), torch.zeros(2, 3), torch.zeros(2)):
+        with pytest.raises(ValueError, match=r"poses must be \(N, 2\), one at least"):
+            hand.draw_many(turned)
+    turned = hand.poses(12, seed=1)
+    drawings = hand.draw_many(turned)
+    for pictures in (drawings, torch.zeros(2, 1, 28, 28), torch.zeros(1, 32, 32)):
+        with pytest.raises(ValueError, match=r"pictures must be \(N, 1, 32, 32\) in \[-1, 1\], got"):
+            hand.read(pictures, drawings, turned)

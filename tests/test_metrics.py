@@ -268,3 +268,19 @@ def test_what_is_measured_can_be_written_down():
     real, fake = draws(40, 3), draws(40, 3, 1)
     found = [kernel_distance(real, fake), *precision_recall(real, fake), frechet_difference(real, fake, fake)]
     assert json.loads(json.dumps([one._asdict() for one in found]))[0]["size"] == 20
+
+
+def test_a_share_is_of_whole_hits():
+    for hits, count in ((1.5, 3), (1, 2.5), (4, 3), (0, 0)):
+        with pytest.raises(ValueError, match="hits must be whole"):
+            proportion(hits, count)
+    assert proportion(2.0, 3) == proportion(2, 3) == metrics.proportion_of(2 / 3, 3)
+    assert metrics.proportion_of(0.5, 3).low < 0.5 < metrics.proportion_of(0.5, 3).high
+
+
+def test_a_kernel_distance_is_a_number_or_refused():
+    a, b = draws(40, 4), draws(40, 4, 1)
+    with pytest.raises(ValueError, match="at least 1 subset, got 0"):
+        kernel_distance(a, b, subsets=0)
+    with pytest.raises(ValueError, match=r"features up to \d.*e\+20 are too large for a cubic kernel"):
+        kernel_distance(a * 1e20, b)

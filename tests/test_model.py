@@ -15,7 +15,7 @@ from facelab import pretrained, train
 from facelab.attributes import CELEBA, DIGITS
 from facelab.guidance import classifier_free
 from facelab.model import AttributeClassifier, Denoiser, seeded
-from facelab.plan import Recipe
+from facelab.plan import PLANS, Recipe
 from facelab.sample import DDIM, DDPM, sample
 from facelab.schedule import PREDICTIONS, SCHEDULES
 
@@ -438,3 +438,13 @@ def test_weights_learned_without_rates_go_on_with_them():
     for cond in itertools.product((-1.0, 1.0), repeat=3):
         cond = torch.tensor([cond])
         assert_close(after(x_t, 500, cond), before(x_t, 500, cond), atol=1e-5, rtol=1e-4)
+
+
+def test_the_middle_attends_only_where_it_is_asked_to():
+    settings = {"shape": (1, 8, 8), "channels": (32, 32), "attention": (False, True)}
+    has = [
+        any("mid_block.attentions" in name for name in Denoiser(**settings, middle=on).state_dict()) for on in (0, 1)
+    ]
+    assert has == [False, True] and Denoiser(**settings).config.middle
+    for plan in (PLANS["laptop"], PLANS["full"]):
+        assert not any(net["middle"] for net in (plan.faces_net, plan.drawn_net, plan.small_net))

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -51,10 +52,43 @@ def test_a_wish_in_the_tables_units_is_the_condition_of_the_row_that_says_it(fol
         ({"angle": 91}, "angle is a number from -30 to 90, got 91"),
         ({"angle": True}, "angle is a number from -30 to 90, got True"),
         ({"angel": 3}, "there is no column 'angel': there are angle, held"),
-        ({"held": 2}, "held must be True, False or a number from -1"),
+        ({"held": 2}, r"held is yes \(True or 1\) or no \(False, 0 or -1\), got 2"),
+        ({"held": 0.5}, "held is yes .* got 0.5"),
+        ({"held": "yes"}, "held is yes .* got 'yes'"),
+        ({"angle": "30"}, "angle is a number from -30 to 90, got '30'"),
+        ({"angle": math.nan}, "angle is a number from -30 to 90, got nan"),
     ]:
         with pytest.raises(ValueError, match=says):
             columns.encode(**wish)
+
+
+def test_a_zero_of_the_table_is_no_and_none_is_not_said():
+    columns = Columns({"a": (0.0, 1.0), "b": None})
+    for no in (0, 0.0, -1, False, np.int64(0), np.bool_(False), torch.tensor(0)):
+        assert columns.encode(b=no).tolist() == [0, 0, -1]
+    for yes in (1, True, np.float32(1)):
+        assert columns.encode(b=yes).tolist() == [0, 0, 1]
+    assert columns.encode(a=None, b=None).tolist() == columns.encode().tolist() == [0, 0, 0]
+    rows = torch.tensor([[0.5, 0.0], [0.5, -1.0], [0.5, 1.0], [math.nan, math.nan]])
+    assert_close(columns.encode_many(rows), torch.tensor([[0, 1, -1], [0, 1, -1], [0, 1, 1], [0, 0, 0.0]]))
+    assert_close(columns.encode(a=np.float32(0.5)), columns.encode(a=0.5))
+
+
+def test_many_rows_are_refused_as_one_wish_is():
+    columns = Columns({"a": (0.0, 1.0), "b": None})
+    for row, says in (
+        ([2.0, 1.0], "a is a number from 0 to 1, got 2"),
+        ([-0.1, 1.0], "a is a number from 0 to 1, got -0.1"),
+        ([0.5, 0.5], "b is yes .* got 0.5"),
+        ([math.inf, 1.0], "a is a number from 0 to 1, got inf"),
+        ([0.5], r"rows must be \(N, 2\): a, b; got \(2, 1\)"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            columns.encode_many(torch.tensor([[0.0, 1.0][: len(row)], row]))
+    # The ends of a table are within it in float32 too.
+    ends = Columns({"a": (-59.97, 59.97)})
+    found = ends.encode_many(torch.tensor([[-59.97], [59.97]], dtype=torch.float32))
+    assert_close(found, torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), atol=1e-6, rtol=0)
 
 
 def test_no_number_is_unsaid_and_neighbours_stay_neighbours():
@@ -94,6 +128,18 @@ def test_a_byte_order_mark_tabs_and_empty_lines_are_let_pass(folder):
         (GOOD.replace("2.png", "table.csv"), "row 4: table.csv cannot be opened as a picture"),
         ("file,a,b\n0.png,3,1\n1.png,3,0\n", "the column a is 3 in every row, so it tells no picture from another"),
         ("file,a,b\n0.png,,1\n1.png,,0\n", "the column a is empty in every row"),
+        (
+            "file,a,b\n0.png,3,1\n1.png,3,1\n",
+            "column a is 3 in every row.*; the column b is 1 in every row.*leave it out.$",
+        ),
+        (GOOD + "./1.png,3,1\n", r"row 6: \./1.png stands in row 3 already"),
+        (GOOD + "4\0.png,3,1\n", r"row 6: '4\\x00.png' cannot be the name of a file"),
+        (GOOD + "4" * 300 + ",3,1\n", "row 6: '4444*' cannot be the name of a file|row 6: 4444* is not in the folder"),
+        (GOOD.replace("3.png,30,0", "3.png,30,no"), "row 5: held is 'no', where other rows have a number.$"),
+        (
+            "file,a\n0.png,yes\n1.png,no\n2.png,0\n3.png,Yes\n",
+            "row 4: a is '0', where other rows have a word, yes or no.$",
+        ),
         ("", "has no row"),
         ("file,a\n", "has no row"),
         ("file\n0.png\n", "row 1: needs a column of file names and others"),
@@ -113,6 +159,32 @@ def test_all_wrong_rows_are_told_at_once_up_to_ten(folder):
     said = str(told.value)
     assert said.startswith("table.csv: row 2: angle is 'left', which is no number; row 6: x0.png is not in the folder")
     assert said.count("row ") == 10 and said.endswith("; and 3 more.")
+
+
+def test_a_picture_that_cannot_be_opened_is_told_with_all_the_rest(folder):
+    (folder / "3.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError) as told:
+        from_csv(table(folder, GOOD.replace("-30", "left").replace("1.png", "x.png")), folder, side=8)
+    rows = str(told.value).removeprefix("table.csv: ").removesuffix(".").split("; ")
+    assert [row[:5] for row in rows] == ["row 2", "row 3", "row 5"] and "3.png cannot be opened" in rows[2]
+
+
+def test_a_missing_folder_and_no_pixels_are_told_once(folder):
+    with pytest.raises(ValueError, match=r"^there is no folder .*nowhere: name the one where .* table.csv lie.$"):
+        from_csv(table(folder, GOOD), folder / "nowhere")
+    with pytest.raises(ValueError, match="a side of at least 1 pixel, got 0"):
+        from_csv(table(folder, GOOD), folder, side=0)
+
+
+def test_grey_of_16_bits_keeps_its_shades_and_what_has_no_white_is_refused(folder):
+    shades = np.linspace(0, 65_535, 64).round().astype(np.uint16).reshape(8, 8)
+    Image.fromarray(shades).save(folder / "0.png")
+    pictures, _ = from_csv(table(folder, GOOD), folder, side=8, grey=True)
+    assert pictures.images[0, 0].tolist() == (shades / 257).round().tolist()
+    assert from_csv(table(folder, GOOD), folder, side=8)[0].images[0, 2].tolist() == pictures.images[0, 0].tolist()
+    Image.fromarray(np.ones((8, 8), np.float32)).save(folder / "1.tif")
+    with pytest.raises(ValueError, match="row 3: 1.tif does not tell which of its numbers is white"):
+        from_csv(table(folder, GOOD.replace("1.png", "1.tif")), folder, side=8)
 
 
 def test_another_encoding_is_named_with_its_row(folder):

@@ -137,6 +137,29 @@ def test_bars_tell_lowest_and_highest_and_leave_gaps():
     assert "here from 0.10 (Smile) to 0.50 (Hat)" in drawn.alt and "there from 0.20 (Hat) to 0.90 (Smile)" in drawn.alt
 
 
+def test_a_legend_of_bars_stands_above_the_rows():
+    """Its marks look like values: among the rows they would be read as such."""
+    values = {"here": [0.1, 0.9, 0.1, 0.9, 0.5], "there": [0.9, 0.1, 0.9, 0.1, 0.5]}
+    drawn = plots.bars(values, list("abcde"), title="two sets").image.convert("RGB")
+    blue, rows = (0, 0x72, 0xB2), np.asarray(drawn).astype(int)
+    seen = np.flatnonzero((np.abs(rows - blue).sum(2) < 40).any(1))
+    patches = np.split(seen, np.flatnonzero(np.diff(seen) > 1) + 1)
+    assert len(patches) == 6 and patches[0][-1] < drawn.height / 3, "one mark above, five below it"
+
+
+def test_points_of_a_line_are_marked_and_dots_have_no_line():
+    line = {"scale": ([0.0, 1.0, 2.0], [0.0, 1.0, 0.0])}
+    inked = {}
+    for name, more in {
+        "plain": {},
+        "marked": {"marks": {"scale": ["0", "1", "2"]}},
+        "dots": {"dots": ["scale"]},
+    }.items():
+        pixels = np.asarray(plots.curve(line, **more).image.convert("RGB")).astype(int)
+        inked[name] = int((np.abs(pixels - (0, 0x72, 0xB2)).sum(2) < 40).sum())
+    assert inked["dots"] < inked["plain"] / 3 and inked["marked"] > inked["plain"]
+
+
 def test_heat_tells_what_goes_together_and_what_does_not():
     drawn = plots.heat([[1, 0.3, -0.8], [0.3, 1, 0.1], [-0.8, 0.1, 1]], ["Hat", "Smile", "Beard"], title="together")
     assert "highest Hat with Smile 0.30" in drawn.alt and "lowest Hat with Beard -0.80" in drawn.alt

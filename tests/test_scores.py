@@ -12,6 +12,7 @@ from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
+from facelab import scores
 from facelab.features import Extractor
 from facelab.metrics import (
     class_score,
@@ -20,6 +21,7 @@ from facelab.metrics import (
     kernel_distance,
     memorised,
     precision_recall,
+    proportion_of,
 )
 from facelab.scores import evaluate, one_mode, short, verdict
 
@@ -254,6 +256,37 @@ def test_one_distance_by_influence_and_by_bootstrap():
         frechet_estimate(a, b, replicates=1)
 
 
+def test_precision_and_recall_are_of_as_many_as_their_names_say(monkeypatch):
+    monkeypatch.setattr(scores, "MOST", 30)
+    real, fake = draws(120, 4), draws(60, 4, 1)
+    found = evaluate(real, fake, "x")
+    assert found.names[-2:] == ("precision-30", "recall-30") and found.count == 60
+    assert {row.precision.count for row in found.rows} == {row.recall.count for row in found.rows} == {30}
+    assert found == evaluate(real, fake, "x") and found.rows[0].distance.value == whole(real, fake).distance.value
+    monkeypatch.setattr(scores, "MOST", 60)
+    assert evaluate(real, fake, "x").rows[0].precision.count == 60
+
+
+def whole(real, fake):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scores, "MOST", 10_000)
+        return evaluate(real, fake, "x").rows[0]
+
+
+@pytest.mark.parametrize(
+    ("fake", "broken", "says"),
+    [
+        ({}, None, "there is nothing to score"),
+        ({scores.FLOOR: draws(30, 4)}, None, r"name of its own: other real ones \(the floor\) would stand there twice"),
+        ({"a (the control)": draws(30, 4)}, {"a": draws(30, 4)}, r"a \(the control\) would stand there twice"),
+        (draws(30, 4) * 1e20, None, "too large for a cubic kernel"),
+    ],
+)
+def test_a_table_that_would_be_wrong_is_refused(fake, broken, says):
+    with pytest.raises(ValueError, match=says):
+        evaluate(draws(60, 4), fake, "x", broken=broken)
+
+
 # learned by heart
 
 
@@ -267,6 +300,28 @@ def test_copies_are_found_and_strangers_are_not():
     assert memorised(train[picked], train, held_out).share == 1
     assert memorised(held_out, train, held_out).share == 0
     assert memorised(draws(50, 4), draws(40, 4, 1, mean=5.0), draws(90, 4, 2)).share < 0.1
+
+
+def test_a_tie_counts_one_half():
+    x = levels(60)
+    tied = memorised(x, x, x.clone())
+    assert tied.share == 0.5 and tied.low < 0.5 < tied.high and tied.count == 60
+    some = memorised(torch.cat([x[:30], levels(30, seed=1)]), torch.cat([x[:30], levels(30, seed=1)]), x)
+    assert some.share == 0.75, "half are tied, half are copies of the training pictures alone"
+    far = torch.zeros(1, 2)
+    hub = memorised(torch.cat([far] * 40), far, far)
+    assert (hub.low, hub.share, hub.high) == pytest.approx(proportion_of(0.5, 40)[1::-1] + proportion_of(0.5, 40)[2:3])
+
+
+def test_numbers_that_are_not_finite_are_nearest_to_nothing():
+    x = draws(8, 3)
+    for i in range(3):
+        sets = [x.clone(), draws(8, 3, 1), draws(8, 3, 2)]
+        sets[i][2, 1] = math.nan
+        with pytest.raises(ValueError, match="neighbours need finite numbers"):
+            memorised(*sets)
+    with pytest.raises(ValueError, match="there is no fake"):
+        memorised(x[:0], x, x)
 
 
 # verdicts

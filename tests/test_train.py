@@ -431,6 +431,16 @@ def test_a_leg_keeps_the_loudness_that_it_finds(tmp_path):
     assert torch.equal(begun(tmp_path / "plain", None)(x_t, 500, whole), plain(x_t, 500, whole))
 
 
+def test_a_leg_leaves_an_attention_of_the_middle_behind(tmp_path):
+    attends = {"attention": (False, True)}
+    pretrained.save(tiny(seed=3, **attends), tmp_path, {})
+    before = pretrained.load(str(tmp_path))
+    subject = train.Subject(lambda **changes: tiny(seed=5, middle=False, **attends, **changes), Recipe(1), None, None)
+    had, has = before.denoiser.state_dict(), train._begun(subject, before, "before").state_dict()
+    assert all(torch.equal(value, had[name]) for name, value in has.items())
+    assert had.keys() - has.keys() == {name for name in had if "mid_block.attentions" in name} != set()
+
+
 def test_weights_of_another_net_cannot_be_started_from(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("FACELAB_DATA", "")
     assert main(["train", "digits", "--plan", "ci", "--start", "digits", "--out", str(tmp_path)]) == 2

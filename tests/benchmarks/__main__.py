@@ -2,7 +2,8 @@
 
 CPU time on one thread, everything that is compared interleaved in one run; ratios are the median of the ratios of neighbours,
 with the smallest and the largest. Weights do not change the time, so networks are new. `--write` puts the table into README.md
-beside this file. Where lucidrains' denoising-diffusion-pytorch is installed, it is measured too.
+beside this file. Where lucidrains' denoising-diffusion-pytorch is installed, it is measured too. Windows tells CPU time in 64ths
+of a second, and none of a process that has ended: there it is the clock's.
 """
 
 import argparse
@@ -10,7 +11,6 @@ import math
 import os
 import platform
 import re
-import resource
 import shutil
 import statistics
 import subprocess
@@ -38,26 +38,39 @@ from facelab.plan import FACES, NETS, PATIENT, REPORT_RECIPE, Recipe, precision
 from facelab.sample import DDIM, DDPM, noise, sample
 from facelab.train import _Run
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
 SHAPE, ALL, TIMED = (3, 64, 64), 1000, 10
 ROOT = Path(__file__).resolve().parents[2]
 README = Path(__file__).with_name("README.md")
+CPUINFO = Path("/proc/cpuinfo")
 REPORT = "the report's"
 
 
 def processor() -> str:
     """The processor's name as the system tells it."""
-    with open("/proc/cpuinfo") as file:
-        found = re.search(r"^model name\s*: (.+)$", file.read(), re.M)
+    told = CPUINFO.read_text() if CPUINFO.is_file() else ""
+    found = re.search(r"^model name\s*: (.+)$", told, re.M)
     return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+def spent() -> float:
+    """CPU seconds of all children that have ended; the clock's where the system does not tell."""
+    if resource is None:
+        return time.perf_counter()
+    told = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return told.ru_utime + told.ru_stime
 
 
 def child(code: str) -> float:
     """CPU seconds of a Python of its own, that of starting Python included."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    before = spent()
     env = os.environ | {"PYTHONPATH": str(ROOT), "FACELAB_DEVICE": "cpu"}
     subprocess.run([sys.executable, "-c", code], check=True, env=env, stdout=subprocess.DEVNULL)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+    return spent() - before
 
 
 def in_turn(calls: dict, rounds: int) -> dict[str, list[float]]:
