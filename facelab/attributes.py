@@ -6,6 +6,7 @@ classifier-free guidance speaks, is then simply the zero vector.
 
 import difflib
 import math
+import numbers
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -63,7 +64,7 @@ class Attributes:
         """
         cond = torch.zeros(len(self))
         for name, wish in wishes.items():
-            cond[self.index(name)] = _value(name, wish)
+            cond[self.index(name)] = value_of(name, wish)
         return cond
 
     def encode_many(self, wishes: Iterable[dict]) -> Tensor:
@@ -79,9 +80,30 @@ class Attributes:
         return ", ".join(words.get(value, "{} {:.2g}").format(name, value) for name, value in said) or "anything"
 
 
-def _value(name, wish) -> float:
-    value = float(wish) if isinstance(wish, (bool, int, float)) else math.nan
-    value = -1.0 if wish is False else value
+def number(value) -> float:
+    """A single number, of Python's, numpy's or torch's, as a float; nan for anything else, True and False too."""
+    value = value.item() if isinstance(value, Tensor) and value.ndim == 0 else value
+    return float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
+
+
+def one_each(cond: Tensor, pictures: int) -> Tensor:
+    """(pictures, K): the condition of each picture, of one for each (B, K) or one for all, (1, K) or (K,).
+
+    Raises:
+        ValueError: for any other number of them.
+    """
+    if cond.ndim not in (1, 2) or (cond.ndim == 2 and len(cond) not in (1, pictures)):
+        raise ValueError(f"{pictures} pictures need {pictures} conditions, or one for all, got {tuple(cond.shape)}.")
+    return cond.expand(pictures, -1)
+
+
+def value_of(name: str, wish) -> float:
+    """A wish as the condition holds it: True is 1, False is -1, a number from -1 to 1 is itself.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    value = (1.0 if wish else -1.0) if isinstance(wish, bool) else number(wish)
     if not -1 <= value <= 1:
         raise ValueError(f"{name} must be True, False or a number from -1 (no) to 1 (yes), got {wish!r}.")
     return value

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from facelab import plots
+from facelab.attributes import number, one_each
 from facelab.guidance import classifier_free
 from facelab.sample import DDIM, noise_like
 from facelab.schedule import Schedule
@@ -21,12 +23,13 @@ from facelab.schedule import Schedule
 
 
 def walk(a: Tensor, b: Tensor, frames: int) -> Tensor:
-    """(frames, K): conditions on the straight way from a (K,) to b (K,), both included.
+    """(frames, K): conditions on the straight way from a (K,) to b (K,), both included, floats.
 
     Raises:
         ValueError: for fewer than two frames, or ends of different shapes.
     """
     _ends(a, b, frames)
+    a, b = (end if end.is_floating_point() else end.float() for end in (a, b))
     return torch.lerp(a, b, _shares(frames, a))
 
 
@@ -37,9 +40,12 @@ def slerp(x_a: Tensor, x_b: Tensor, frames: int) -> Tensor:
     the direction turns evenly, and the length goes evenly from the one to the other.
 
     Raises:
-        ValueError: for fewer than two frames, ends of different shapes, silence, or opposite ends, which have no shortest way.
+        ValueError: for fewer than two frames, ends of different shapes, batches, silence, or opposite ends, which have no
+            shortest way.
     """
     _ends(x_a, x_b, frames)
+    if x_a.ndim > 3:
+        raise ValueError(f"the ends are one noise each, (C, H, W), got {tuple(x_a.shape)}: take one out of its batch.")
     lengths = torch.stack([x_a.norm(), x_b.norm()]).double()
     if not (lengths > 0).all():
         raise ValueError("noise of length zero has no direction to turn from.")
@@ -57,7 +63,12 @@ def slerp(x_a: Tensor, x_b: Tensor, frames: int) -> Tensor:
 
 
 def crossed(noises: Tensor, conds: Tensor) -> tuple[Tensor, Tensor]:
-    """Both at once: (x_T (R * F, C, H, W), cond (R * F, K)) of a grid with a row for each noise, a column for each condition."""
+    """Both at once: (x_T (R * F, C, H, W), cond (R * F, K)) of a grid with a row for each noise, a column for each condition.
+
+    Args:
+        noises: (R, C, H, W), a person each.
+        conds: (F, K) in [-1, 1], such as a `walk`.
+    """
     return noises.repeat_interleave(len(conds), 0), conds.repeat(len(noises), 1)
 
 
@@ -85,13 +96,16 @@ def invert(denoise, x_0: Tensor, cond: Tensor, solver, steps: int, rounds: int =
     Nothing is clipped.
 
     Args:
+        x_0: (B, C, H, W), floats in [-1, 1].
         cond: (B, K), (1, K) or (K,): what the pictures show.
-        solver, steps: those that will draw them again; of the solver, its ticks and its order count.
+        solver, steps: those that will draw them again; of the solver, its ticks and its order count. It wants clip=False, for
+            a clipped step cannot be undone.
         rounds: calls of the network a step. 0 is the usual inversion (Song et al. 2021, section 4.3), which takes the
             guesses at the clean end, at one call a step too: of first order whatever the solver.
 
     Raises:
-        ValueError: for a solver that draws fresh noise, or a number of rounds that is none.
+        ValueError: for a solver that draws fresh noise, steps that it does not take, a number of rounds that is none, bytes,
+            or pictures and conditions whose shapes do not fit.
     """
     return deque(_stations(denoise, x_0, cond, solver, steps, rounds), maxlen=1).pop()[1].to(x_0.dtype)
 
@@ -102,7 +116,7 @@ def _stations(denoise, x_0: Tensor, cond: Tensor, solver, steps: int, rounds: in
         raise ValueError(f"rounds must be a whole number from 0 on, got {rounds!r}.")
     _deterministic(solver)
     schedule, x, s = solver.schedule, x_0 if x_0.dtype == torch.float64 else x_0.float(), -1
-    guesses, cond = (x, torch.zeros_like(x)), cond.to(x_0.device).expand(len(x_0), -1)
+    guesses, (cond,) = (x, torch.zeros_like(x)), _given(x_0, cond)
 
     def ask(x_t, t):
         x_0_hat = denoise(x_t, t, cond).to(x_t)
@@ -141,9 +155,10 @@ def edit(
     """The given pictures with another condition, (B, C, H, W): inverted as what they are, drawn again as what is wished.
 
     Args:
+        x_0: (B, C, H, W), floats in [-1, 1].
         was, wish: (B, K), (1, K) or (K,): what the pictures show and what they shall show. Of many things that are said a
             network listens little to each; with only what differs said, it changes more, also of what it should not.
-        solver, steps, rounds: as for `invert`.
+        solver, steps, rounds: as for `invert`; clip=False here too.
         scale: guidance on the way back, away from what was: 1 is plain, above 1 insists on what differs and on nothing else.
         keep: 0 lets every pixel change. Else those go back the way they came, to what they were, where the guesses under
             both conditions differ, at three ticks, by less than this share of the most they do anywhere (after Couairon et
@@ -152,9 +167,9 @@ def edit(
     Raises:
         ValueError: as `invert`, or for a share outside [0, 1).
     """
-    if not isinstance(keep, (int, float)) or isinstance(keep, bool) or not 0 <= keep < 1:
+    if not 0 <= number(keep) < 1:
         raise ValueError(f"keep must be from 0 (every pixel may change) to below 1, got {keep!r}.")
-    was, wish = (cond.to(x_0.device).expand(len(x_0), -1) for cond in (was, wish))
+    was, wish = _given(x_0, was, wish)
     way = dict(_stations(denoise, x_0, was, solver, steps, rounds))
     free = _free(denoise, way, was, wish, solver.schedule, keep)
     guided, ticks = classifier_free(denoise, scale, away_from=was), solver.start(steps)
@@ -183,27 +198,42 @@ def sdedit(denoise, x_0: Tensor, cond: Tensor, strength: float, solver, steps: i
     """The given pictures, drowned part of the way and drawn from there as cond says: Meng et al. 2022, algorithm 1.
 
     Args:
+        x_0: (B, C, H, W), floats in [-1, 1].
+        cond: (B, K), (1, K) or (K,): what is wished.
         strength: how far, above 0 to 1, as a share of the ticks; 1 leaves nothing of the pictures where the schedule ends in
             pure noise. The network is called for that share of the `steps`.
+        solver, steps: any solver, and how many calls it would take all the way.
         generator: where the noise comes from; a CPU generator gives the same noise on every device.
 
     Raises:
-        ValueError: for another strength, or one below the cleanest tick of so many steps.
+        ValueError: for another strength, or one below the cleanest tick of so many steps, bytes, or pictures and conditions
+            whose shapes do not fit.
     """
+    (cond,) = _given(x_0, cond)
     ticks, length = solver.start(steps), len(solver.schedule)
     least = (min(ticks) + 1) / length
-    if not isinstance(strength, (int, float)) or isinstance(strength, bool) or not least <= strength <= 1:
+    if not least <= number(strength) <= 1:
         raise ValueError(f"strength must be from {least:g} (the cleanest of {steps} steps) to 1, got {strength!r}.")
     ticks = [t for t in ticks if t + 1 <= strength * length]
     if ticks[:1] == ticks[1:2]:
         # Heun asks a tick twice to mend the step that led there; none has.
         ticks = ticks[1:]
-    cond = cond.to(x_0.device).expand(len(x_0), -1)
     x = solver.schedule.add_noise(x_0, noise_like(x_0, generator), ticks[0])
     x = x if x_0.dtype == torch.float64 else x.float()
     for t, s in zip(ticks, [*ticks[1:], -1], strict=True):
         x = solver.step(x, denoise(x, t, cond).to(x), t, s)
     return x.to(x_0.dtype)
+
+
+def _given(x_0: Tensor, *conds: Tensor) -> list[Tensor]:
+    """(B, K) each: the conditions of given pictures, once it is known that they are a batch in [-1, 1]."""
+    if x_0.ndim != 4:
+        raise ValueError(f"given pictures are (B, C, H, W), got {tuple(x_0.shape)}: one picture goes as picture[None].")
+    if not x_0.is_floating_point():
+        kind = str(x_0.dtype).removeprefix("torch.")
+        raise ValueError(f"given pictures are floats in [-1, 1], got {kind}: divide bytes by 127.5, take away 1.")
+    plots.refuse_bytes(x_0)
+    return [one_each(cond.to(x_0.device), len(x_0)) for cond in conds]
 
 
 def _deterministic(solver) -> None:

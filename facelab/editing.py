@@ -31,7 +31,17 @@ DECIBELS, LOST, RANK, WALKS = 28, 1, 0.9, 10  # the bars
 
 
 def edits(told: argparse.Namespace) -> tuple[str, dict, str]:
-    """`count` held-out drawn faces, there and back in `steps` calls each way; and edited, one answer each, by the second order."""
+    """`count` held-out drawn faces, there and back in `steps` calls each way; and edited, one answer each, by the second order.
+
+    Args:
+        told: count, steps and model of the command line, which reads them.
+
+    Returns:
+        the name of the result, what is written in data/results under it, and the lines that are printed.
+
+    Raises:
+        ValueError: for any model but the drawn faces, or weights or faces that are not there.
+    """
     paints = painter(told)
     if paints.which != "drawn":
         raise ValueError("edits are held against the true picture, which only drawn faces have: take --model drawn.")
@@ -87,7 +97,17 @@ def _made(
 
 
 def walks(told: argparse.Namespace) -> tuple[str, dict, str]:
-    """Each attribute walked from no to yes; its ends drawn on `each` noises, beside real faces without and with it."""
+    """Each attribute walked from no to yes; its ends drawn on `each` noises, beside real faces without and with it.
+
+    Args:
+        told: model, each, steps, solver, seed, scales and names of the command line, which reads them.
+
+    Returns:
+        as `edits`.
+
+    Raises:
+        ValueError: for weights or faces that are not there, or an unknown name.
+    """
     paints = painter(told)
     judge, real = load(JUDGES[paints.which], here()), data.faces("score", paints.which)
     seen, scale = probabilities(judge.classifier, real.images), told.scales[0]

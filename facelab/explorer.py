@@ -30,6 +30,9 @@ PREVIEW = 0.3  # seconds that a preview may take
 PATIENCE = 1.0  # seconds before work is spoken of
 KEPT = 64  # drawn requests that are kept, so that the way back costs nothing
 FIRST = 7  # the seed it begins with: a person whom the shipped weights draw well, whatever is asked
+ROWS = ("one, large", 1), ("a row of four", 4)
+PLACES = tuple(i / 20 for i in range(21))  # on a walk, where its slider can stand
+STATES = {1: "yes", -1: "no", 0: "not said"}
 STYLE = Path(__file__).with_suffix(".css")
 OWN = (
     "Nothing leaves this machine: the picture is looked at by this notebook's own kernel, and not kept. "
@@ -62,9 +65,10 @@ class AttributeExplorer(ipywidgets.VBox):
         self._quiet, self._unread = False, ""
         self._pace: dict[int, float] = {}  # seconds of one plain call, by people
         self._threaded = "google.colab" not in sys.modules
-        self.seen, self.said, self.now = (ipywidgets.HTML() for _ in range(3))
+        # The pictures, the words, how far the work is, and what went wrong.
+        self.seen, self.said, self.now, self.fault = (ipywidgets.HTML() for _ in range(4))
         self.wishes, self.dials = Wishes(model.attributes, self._say, live=self._threaded), self._dials()
-        stage = _box("stage", self.seen, self.now, self._buttons(), self.said, self.dials)
+        stage = _box("stage", self.seen, self.now, self.fault, self._buttons(), self.said, self.dials)
         desk = _box("desk", stage, self.wishes)
         folds = self._way(), self._yours(), self._keeping()
         super().__init__([_html(f"<style>{STYLE.read_text('utf-8')}</style>"), desk, *folds])
@@ -88,15 +92,26 @@ class AttributeExplorer(ipywidgets.VBox):
         return self.request.recipe()
 
     def save(self, file) -> Path:
-        """Write the picture as a PNG with its recipe inside."""
+        """Write the picture as a PNG with its recipe inside, and return its path.
+
+        Raises:
+            ValueError: for a name that does not end in .png, or where the file cannot be written.
+        """
         return photo.save_png(self.picture, file, self.recipe(), columns=self.request.people)
 
     def ask(self, request: Request) -> None:
-        """Ask for this: controls and words follow at once, the picture as fast as this machine can."""
+        """Ask for this: controls and words follow at once, the picture as fast as this machine can.
+
+        Raises:
+            ValueError: for what is no `Request`, or one of another model than the explorer's. What goes wrong in drawing is
+                told in the explorer.
+        """
+        if not isinstance(request, Request) or request.model.card["sha256"] != self.start.model.card["sha256"]:
+            raise ValueError("the explorer asks its own model: change explorer.request, as by its say(name, value).")
         self.request = request
         self._reflect()
         with self._lock:
-            self._wanted = request
+            self._wanted, self.fault.value = request, ""
             if self._busy:
                 return  # whoever works there looks for what is wanted now, and drops the rest
             self._busy = True
@@ -107,7 +122,7 @@ class AttributeExplorer(ipywidgets.VBox):
             self._work()
 
     def wait(self, seconds: float = 60.0) -> None:
-        """Until the picture is there that was asked for last."""
+        """Until the picture is there that was asked for last; after `seconds` it returns without a word, there or not."""
         if self._thread is not None:
             self._thread.join(seconds)
 
@@ -135,7 +150,9 @@ class AttributeExplorer(ipywidgets.VBox):
                 with _one_thread():
                     self._answer(request)
             except Exception as fault:  # it would vanish in a log
-                self._tell(fault)
+                with self._lock:
+                    if self._wanted is None:  # else nobody asks for that picture any more
+                        self._tell(fault)
 
     def _answer(self, request: Request) -> None:
         """Preview, then picture, of each part that is shown; given up between two calls when something newer is wanted."""
@@ -149,7 +166,6 @@ class AttributeExplorer(ipywidgets.VBox):
             if whole[part] is None:
                 return
         self._show(parts, whole)
-        self.now.value = ""
 
     def _fitting(self, request: Request, parts: int) -> int:
         """How many plain calls a preview may take; 0 where the picture itself is there as fast."""
@@ -175,12 +191,15 @@ class AttributeExplorer(ipywidgets.VBox):
 
     def _drawn(self, request: Request, coarse: int | None, newer=lambda: False) -> Tensor | None:
         start, told, pictures = time.monotonic(), -1.0, None
-        for done, pictures in enumerate(request.frames(coarse)):  # noqa: B007 - the last one is the picture
-            spent = time.monotonic() - start
-            if newer():
-                return None
-            if not coarse and spent > PATIENCE and spent > told + 0.3:
-                self.now.value, told = _note(f"Refining: {done} of {request.steps} calls."), spent
+        try:
+            for done, pictures in enumerate(request.frames(coarse)):  # noqa: B007 - the last one is the picture
+                spent = time.monotonic() - start
+                if newer():
+                    return None
+                if not coarse and spent > PATIENCE and spent > told + 0.3:
+                    self.now.value, told = _note(f"Refining: {done} of {request.steps} calls."), spent
+        finally:
+            self.now.value = ""
         if coarse:
             self._pace[request.people] = spent / coarse
         return pictures.clamp(-1, 1)
@@ -225,20 +244,28 @@ class AttributeExplorer(ipywidgets.VBox):
         return f'<div class="facelab-words" role="status">{"<br>".join(lines)}</div>'
 
     def _tell(self, fault: Exception) -> None:
-        self.now.value = _note(f"This did not work: {_sentence(fault)}", "facelab-fault")
+        self.fault.value = _note(f"This did not work: {_sentence(fault)}", "facelab-fault")
 
     def _reflect(self) -> None:
         """Every control as the request has it, without asking anew."""
         request, self._quiet = self.request, True
         try:
             self.wishes.show(request.said)
-            for control, field in self._fields[:-1]:
+            other = () if request.people in (1, 4) else ((f"a row of {request.people}", request.people),)
+            self.people.options = ROWS + other  # by hand any number can be asked for
+            for control, field in self._fields:
                 control.value = getattr(request, field)
-            self.people.value = 1 if request.people == 1 else 4  # asked for by hand it may be another number
             self.code.value = _code(request.code())
             ends = [self.marks.get(end) for end in ("from", "to")]
             known = [html.escape(mark.describe()) if mark else "not marked yet" for mark in ends]
-            self.route.value = f'<div class="facelab-words">From <b>{known[0]}</b> to <b>{known[1]}</b>.</div>'
+            way = f"From <b>{known[0]}</b> to <b>{known[1]}</b>."
+            if None not in ends:
+                here, there = ends
+                places = (self.place.value, *PLACES)
+                stands = next((place for place in places if here.toward(there, place).said == request.said), None)
+                self.place.value = stands or 0.0
+                way += " What is asked now is not on this way." if stands is None else ""
+            self.route.value = f'<div class="facelab-words">{way}</div>'
             self.place.disabled = None in ends
         finally:
             self._quiet = False
@@ -271,8 +298,7 @@ class AttributeExplorer(ipywidgets.VBox):
         scale = Dial("guidance", request.scale, 0.0, 8.0, 0.5, self._threaded)
         steps = Dial("calls", request.steps, 1, min(100, most), 1, self._threaded)
         self.scale, self.steps = scale.number, steps.number
-        options = [("one, large", 1), ("a row of four", 4)]
-        self.people = ipywidgets.Dropdown(options=options, description="show", style=WIDE)
+        self.people = ipywidgets.Dropdown(options=ROWS, description="show", style=WIDE)
         self.beside = ipywidgets.Checkbox(description="beside it: without what I asked", indent=False)
         self._fields = (self.seed, "seed"), (self.scale, "scale"), (self.steps, "steps"), (self.people, "people")
         for control, field in self._fields:
@@ -343,7 +369,7 @@ class AttributeExplorer(ipywidgets.VBox):
         self.code, self.saved = _html(""), _html("")
 
         def save():
-            taken, number = True, 0
+            taken, number, self.saved.value = True, 0, ""
             while taken:
                 number += 1
                 taken = Path(name := f"facelab-{number}.png").exists()
@@ -374,7 +400,7 @@ class AttributeExplorer(ipywidgets.VBox):
         return button
 
     def _try(self, act) -> None:
-        self.now.value = ""
+        self.fault.value = ""
         try:
             act()
         except Exception as fault:
@@ -472,7 +498,7 @@ class Wishes(ipywidgets.VBox):
             (chip.add_class if holds else chip.remove_class)(f"facelab-{state}")
         yes.description = word if value in (-1, 0, 1) else f"{word} {value:g}"
         for button in (yes, *no):
-            button.tooltip = f"{word}: {'yes' if value > 0 else 'no' if value < 0 else 'not said'}; {self._hint(name)}"
+            button.tooltip = f"{word}: {STATES.get(value) or f'{value:g}'}; {self._hint(name)}"
         if name in self.dials:
             self.dials[name].number.value = value
 
@@ -532,7 +558,7 @@ def _code(lines: str) -> str:
     )
     return (
         f'<div class="facelab-code"><button type="button" onclick="{copy}">Copy</button>'
-        f'<pre tabindex="0" aria-label="three lines that draw the same picture">{html.escape(lines)}</pre></div>'
+        f'<pre tabindex="0" aria-label="four lines that draw the same picture">{html.escape(lines)}</pre></div>'
     )
 
 

@@ -7,11 +7,12 @@ given x_t each is affine in the other, and the weights sum to one.
 """
 
 import math
+import numbers
 
 import torch
 from torch import Tensor
 
-from facelab.attributes import Attributes
+from facelab.attributes import Attributes, number, one_each
 
 
 def classifier_free(denoise, scale: float, away_from: Tensor | None = None):
@@ -26,13 +27,17 @@ def classifier_free(denoise, scale: float, away_from: Tensor | None = None):
         denoise(x_t, t, cond) -> x_0_hat; both halves go through the network in one batch.
 
     Raises:
-        ValueError: for a scale that is no finite number.
+        ValueError: for a scale that is no finite number; called, for conditions of another number or width than fit.
     """
-    _finite(scale, "scale")
+    scale = _finite(scale, "scale")
 
     def guided(x_t: Tensor, t, cond: Tensor) -> Tensor:
-        cond = cond.expand(len(x_t), -1)
-        other = torch.zeros_like(cond) if away_from is None else away_from.to(cond).expand_as(cond)
+        cond = one_each(cond, len(x_t))
+        other = torch.zeros_like(cond) if away_from is None else one_each(away_from.to(cond), len(x_t))
+        if other.shape != cond.shape:
+            raise ValueError(
+                f"away_from must say {cond.shape[1]} answers, as the condition does, got {other.shape[1]}."
+            )
         told, other = _in_one_batch(denoise, x_t, t, [cond, other])
         return other + scale * (told - other)
 
@@ -61,7 +66,7 @@ def compositional(denoise, attributes: Attributes, scales: dict[str, float], res
         ValueError: for an unknown name, no name, or a scale that is no finite number.
     """
     places = {attributes.index(name): _finite(scale, f"the scale of {name}") for name, scale in scales.items()}
-    _finite(rest, "rest")
+    rest = _finite(rest, "rest")
     if not places:
         raise ValueError("scales must name at least one attribute: with none, classifier_free says the same.")
 
@@ -85,11 +90,16 @@ def interval(guided, plain, first: int, last: int):
     At the noisiest ticks guidance takes variety, at the cleanest it does nothing: Kynkaanniemi et al. 2024. Where it is
     plain, a call costs half.
 
+    Args:
+        guided, plain: denoise calls.
+        first, last: ticks of the schedule, 0 the cleanest: not shares of it.
+
     Raises:
-        ValueError: unless 0 <= first <= last.
+        ValueError: unless they are whole numbers and 0 <= first <= last.
     """
-    if not 0 <= first <= last:
-        raise ValueError(f"guidance needs ticks 0 <= first <= last, got {first!r} and {last!r}.")
+    whole = all(isinstance(tick, numbers.Integral) and not isinstance(tick, bool) for tick in (first, last))
+    if not whole or not 0 <= first <= last:
+        raise ValueError(f"guidance needs whole ticks 0 <= first <= last, got {first!r} and {last!r}.")
 
     def sometimes(x_t: Tensor, t, cond: Tensor) -> Tensor:
         ticks = torch.as_tensor(t)
@@ -107,10 +117,14 @@ def rescaled(guided, plain, share: float = 0.7):
     Each picture of the guided guess is scaled to the standard deviation that the plain one has over its pixels, and mixed
     in by `share`: 0 leaves the guided guess, 1 is all rescaled. A plain call is added to the guided one's two.
 
+    Args:
+        guided, plain: denoise calls; what they give is (B, C, H, W), scaled picture by picture.
+        share: from 0 to 1.
+
     Raises:
         ValueError: for a share outside [0, 1].
     """
-    if not 0 <= share <= 1:
+    if not 0 <= number(share) <= 1:
         raise ValueError(f"share must be from 0 (as it was) to 1 (all rescaled), got {share!r}.")
 
     def calm(x_t: Tensor, t, cond: Tensor) -> Tensor:
@@ -129,12 +143,15 @@ def autoguidance(denoise, weak, scale: float):
     Args:
         denoise: the call to wrap.
         weak: the denoise call of a smaller or shorter trained network.
-        scale: 1 is plain, above 1 moves away from the weak one.
+        scale: any finite number; 0 is the weak one, 1 is plain, above 1 moves away from the weak one.
+
+    Returns:
+        denoise(x_t, t, cond) -> x_0_hat; x_t is (B, C, H, W) and cond (B, K) or whatever both calls take.
 
     Raises:
         ValueError: for a scale that is no finite number.
     """
-    _finite(scale, "scale")
+    scale = _finite(scale, "scale")
 
     def guided(x_t: Tensor, t, cond: Tensor) -> Tensor:
         poor = weak(x_t, t, cond)
@@ -144,9 +161,9 @@ def autoguidance(denoise, weak, scale: float):
 
 
 def _finite(scale, what: str) -> float:
-    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not math.isfinite(scale):
+    if not math.isfinite(number(scale)):
         raise ValueError(f"{what} must be a finite number (0 ignores, 1 is plain, above 1 insists), got {scale!r}.")
-    return scale
+    return number(scale)
 
 
 def _in_one_batch(denoise, x_t: Tensor, t, conds: list[Tensor]) -> tuple[Tensor, ...]:

@@ -71,7 +71,11 @@ def _bytes(source) -> tuple[bytes, str]:
     if isinstance(source, (bytes, bytearray, memoryview)):
         data, name = bytes(source), "this file"
     elif hasattr(source, "read"):
-        data, name = source.read(MOST_BYTES + 1), "this file"
+        name = "this file"
+        try:
+            data = source.read(MOST_BYTES + 1)
+        except (OSError, ValueError) as error:  # closed, opened to write, on a disk that fails
+            raise ValueError(f"{name} cannot be read ({str(error).rstrip('.') or type(error).__name__}).") from error
         if not isinstance(data, bytes):
             raise ValueError(f'a file must be opened as bytes, open(name, "rb"), this one reads {type(data).__name__}.')
     elif isinstance(source, (str, os.PathLike)):
@@ -99,9 +103,7 @@ def _bytes(source) -> tuple[bytes, str]:
 def _opened(data: bytes, name: str, kinds: tuple[str, ...]) -> Image.Image:
     Image.init()  # or Pillow may not know yet which kinds it can read
     try:
-        with warnings.catch_warnings():
-            # It warns of what is large; here MOST_PIXELS decides, once a JPEG is known to be unpacked at an eighth.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with _silent():
             return Image.open(io.BytesIO(data), formats=[kind for kind in kinds if kind in Image.OPEN])
     except Image.DecompressionBombError as error:
         raise ValueError(f"{name} has too many pixels: make it smaller first.") from error
@@ -109,22 +111,44 @@ def _opened(data: bytes, name: str, kinds: tuple[str, ...]) -> Image.Image:
         raise ValueError(f"{name} is no picture that can be read here: save it as JPEG or PNG first.") from error
 
 
+@contextlib.contextmanager
+def _silent():
+    """Without Pillow's warnings: of what is large, where MOST_PIXELS decides, once a JPEG is known to be unpacked at an eighth;
+    and of notes in the file that break off, which is no fault of the picture.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def _square(picture: Image.Image, name: str, size: int, grey: bool) -> Tensor:
     wide, high = picture.size
-    if not 0 < wide * high <= MOST_PIXELS:
-        raise ValueError(f"{name} has {wide:,} x {high:,} pixels: from 1 to {MOST_PIXELS:,} can be read.")
+    if not 0 < wide * high:
+        raise ValueError(f"{name} has {wide:,} x {high:,} pixels, so there is nothing to see.")
+    if wide * high > MOST_PIXELS:
+        share = (MOST_PIXELS / (wide * high)) ** 0.5
+        fits = f"{max(1, int(share * wide)):,} x {max(1, int(share * high)):,}"
+        raise ValueError(f"{name} has {wide:,} x {high:,} pixels: scale it down to {fits} or less first.")
     try:
-        picture.load()  # first, for Pillow then turns a TIFF by itself and forgets its note
-        turn = UPRIGHT.get(picture.getexif().get(0x0112))
-        picture = picture if turn is None else picture.transpose(turn)
-        side, (wide, high) = min(picture.size), picture.size
-        left, top = (wide - side) // 2, (high - side) // 2
-        # Cut first: `resize(box=...)` would let the filter look beyond the square.
-        square = _opaque(picture.crop((left, top, left + side, top + side))).convert("L" if grey else "RGB")
-        pixels = np.array(square.resize((size, size), Image.Resampling.LANCZOS), np.float32)
+        with _silent():
+            picture.load()  # first, for Pillow then turns a TIFF by itself and forgets its note
+            picture = _upright(picture)
+            side, (wide, high) = min(picture.size), picture.size
+            left, top = (wide - side) // 2, (high - side) // 2
+            # Cut first: `resize(box=...)` would let the filter look beyond the square.
+            square = _opaque(picture.crop((left, top, left + side, top + side))).convert("L" if grey else "RGB")
+            pixels = np.array(square.resize((size, size), Image.Resampling.LANCZOS), np.float32)
     except Exception as error:  # as above
         raise ValueError(f"{name} is damaged, or of an unusual kind: save it as JPEG or PNG first.") from error
     return torch.from_numpy(pixels).reshape(size, size, -1).permute(2, 0, 1).contiguous() / 127.5 - 1
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    try:
+        turn = UPRIGHT.get(picture.getexif().get(0x0112))
+    except Exception:  # a camera's note that nobody can read turns nothing
+        turn = None
+    return picture if turn is None else picture.transpose(turn)
 
 
 def _opaque(picture: Image.Image) -> Image.Image:
@@ -133,6 +157,7 @@ def _opaque(picture: Image.Image) -> Image.Image:
         # Pillow would cut these off at 255. A scan or a depth map counts to 65,535, floats to 1 or to 255.
         values = np.nan_to_num(np.asarray(picture, np.float64))
         most = 65_535 if picture.mode[0] == "I" else 1 if values.max() <= 1 else 255
+        values[values == picture.info.get("transparency")] = most  # a shade of grey may be named transparent
         return Image.fromarray((values / most * 255).clip(0, 255).round().astype(np.uint8))
     if not picture.has_transparency_data:
         return picture
@@ -148,13 +173,19 @@ def recipe(model, cond: Tensor, *, scale: float, steps: int, solver, seed: int, 
         model: a `Pretrained`: its name (of a folder the last part) and its sha256 are noted.
         cond: (K,), noted as {name: value} without what is not said; (B, K) as a list of these.
         solver: a solver, of which the class is noted, or its name.
-        more: whatever else belongs to it, such as strength=0.5.
+        scale, steps, seed, more: single numbers of Python's, numpy's or torch's; more is whatever else belongs to it, such as
+            strength=0.5.
+
+    Raises:
+        ValueError: for a condition of another width than the model's, or what JSON cannot hold.
     """
+    if cond.ndim not in (1, 2) or cond.shape[-1] != len(model.attributes):
+        raise ValueError(f"cond must be (K,) or (B, K) with K = {len(model.attributes)}, got {tuple(cond.shape)}.")
     rows = [
         {name: round(value, 4) for name, value in zip(model.attributes, row, strict=True) if value}
         for row in cond.reshape(-1, len(model.attributes)).tolist()
     ]
-    return {
+    told = {
         "model": Path(model.name).name,
         "sha256": model.card["sha256"],
         "cond": rows[0] if cond.ndim == 1 else rows,
@@ -162,7 +193,20 @@ def recipe(model, cond: Tensor, *, scale: float, steps: int, solver, seed: int, 
         "steps": steps,
         "solver": solver if isinstance(solver, str) else type(solver).__name__,
         "seed": seed,
-    } | more
+    }
+    return json.loads(_as_json(told | more))
+
+
+def _as_json(recipe: dict) -> str:
+    def plain(value):
+        if getattr(value, "ndim", None) == 0:
+            return value.item()
+        raise TypeError(f"{type(value).__name__} is neither")
+
+    try:
+        return json.dumps(dict(recipe), allow_nan=False, default=plain)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"a recipe is a dictionary of words and finite numbers ({error}).") from error
 
 
 def png_bytes(
@@ -188,10 +232,7 @@ def png_bytes(
     about.add_text("Description", f"{made} by a diffusion model, no photograph")
     about.add_itxt("XML:com.adobe.xmp", XMP.format(SOURCE + kind))
     if recipe is not None:
-        try:
-            about.add_text("facelab", json.dumps(dict(recipe), allow_nan=False))
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"a recipe is a dictionary of words and finite numbers ({error}).") from error
+        about.add_text("facelab", _as_json(recipe))
     out = io.BytesIO()
     plots.show(pictures, columns, side=side).image.save(out, "PNG", optimize=True, pnginfo=about)
     return out.getvalue()

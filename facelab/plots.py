@@ -83,7 +83,7 @@ def show(
     pictures = pictures[None] if pictures.ndim == 3 else pictures
     if pictures.ndim != 4 or len(pictures) == 0 or pictures.shape[1] not in (1, 3):
         raise ValueError(f"show takes pictures (B, 1 or 3, H, W), got {tuple(pictures.shape)}.")
-    _refuse_bytes(pictures)
+    refuse_bytes(pictures)
     columns = columns or math.ceil(len(pictures) ** 0.5)
     zoom = max(1, math.ceil(side / pictures.shape[3]))
     tiles = to_uint8(pictures).repeat(zoom, 1).repeat(zoom, 2)
@@ -112,7 +112,8 @@ def show(
     return Illustration(_png(sheet), words)
 
 
-def _refuse_bytes(pictures: Tensor) -> None:
+def refuse_bytes(pictures: Tensor) -> None:
+    """A ValueError for pictures that were never brought to [-1, 1]."""
     # Noise reaches 5 or 6; what goes far beyond was never brought to [-1, 1].
     if pictures.device.type != "meta" and pictures.abs().max() > 20:
         raise ValueError(

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import numbers
 import random
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from facelab import drawn, photo
-from facelab.attributes import CELEBA, DIGITS, DRAWN, Attributes
+from facelab.attributes import CELEBA, DIGITS, DRAWN, Attributes, number, value_of
 from facelab.features import as_saved
 from facelab.guidance import classifier_free
 from facelab.model import AttributeClassifier
@@ -64,7 +65,7 @@ class Request:
         steps: calls of the network a picture.
 
     Raises:
-        ValueError: for weights that do not draw, or a number outside its range.
+        ValueError: for what is no weights, or weights that do not draw, or a number of another kind or outside its range.
     """
 
     model: Pretrained = dataclasses.field(repr=False, compare=False)
@@ -75,15 +76,20 @@ class Request:
     steps: int = CALLS
 
     def __post_init__(self):
+        if not isinstance(self.model, Pretrained):
+            raise ValueError(f"a request needs loaded weights, such as load('celeba'), got {self.model!r}.")
         if self.model.denoiser is None:
             raise ValueError(f"{self.model.name!r} reads pictures, it does not draw them: load other weights.")
-        object.__setattr__(self, "said", tuple(map(float, self.said)) or (0.0,) * len(self.attributes))
-        if len(self.said) != len(self.attributes) or not all(-1 <= value <= 1 for value in self.said):
+        said = tuple(map(number, self.said)) or (0.0,) * len(self.attributes)
+        if len(said) != len(self.attributes) or not all(-1 <= value <= 1 for value in said):
             raise ValueError(f"said must be {len(self.attributes)} numbers from -1 to 1, got {self.said}.")
+        object.__setattr__(self, "said", said)
         spans = {"seed": (0, 2**31), "people": (1, 64), "steps": (1, len(self.model.schedule)), "scale": (-20, 20)}
         for field, (low, high) in spans.items():
-            if not low <= getattr(self, field) <= high:
-                raise ValueError(f"{field} must be from {low} to {high}, got {getattr(self, field)!r}.")
+            told, what = getattr(self, field), "from" if field == "scale" else "a whole number from"
+            if not low <= number(told) <= high or not (field == "scale" or isinstance(told, numbers.Integral)):
+                raise ValueError(f"{field} must be {what} {low} to {high}, got {told!r}.")
+            object.__setattr__(self, field, number(told) if field == "scale" else int(told))  # as JSON holds it
 
     @property
     def attributes(self) -> Attributes:
@@ -108,10 +114,17 @@ class Request:
     # Other requests
 
     def say(self, name: str, value: float) -> "Request":
-        """The same with one answer changed; where attributes exclude each other, a yes unsays the others."""
-        at, exclusive = self.attributes.index(name), self.attributes.exclusive
-        said = [0.0] * len(self.said) if exclusive and value == 1 else list(self.said)
-        said[at] = round(float(value), 4)  # as fine as a recipe tells it
+        """The same with one answer changed; where attributes exclude each other, a yes unsays the others.
+
+        Args:
+            value: as in `Attributes.encode`: True or 1 yes, False or -1 no, 0 not said.
+
+        Raises:
+            ValueError: for an unknown name (the nearest is suggested) or another value.
+        """
+        at, value = self.attributes.index(name), value_of(name, value)
+        said = [0.0] * len(self.said) if self.attributes.exclusive and value == 1 else list(self.said)
+        said[at] = round(value, 4)  # as fine as a recipe tells it
         return dataclasses.replace(self, said=tuple(said))
 
     def silent(self) -> "Request":
@@ -119,7 +132,11 @@ class Request:
         return dataclasses.replace(self, said=(), scale=1.0)
 
     def toward(self, there: "Request", place: float) -> "Request":
-        """On the way from what is said here (place 0) to what is said there (1): the same people all along."""
+        """On the way from what is said here (place 0) to what is said there (1): the same people all along.
+
+        Raises:
+            ValueError: for another model's attributes, or a place that leads out of [-1, 1].
+        """
         way = zip(self.said, there.said, strict=True)
         return dataclasses.replace(self, said=tuple(round(a + place * (b - a), 4) for a, b in way))
 
@@ -152,15 +169,17 @@ class Request:
     def frames(self, coarse: int | None = None) -> Iterator[Tensor]:
         """From noise to pictures, steps + 1 frames (people, C, H, W) in [-1, 1]; to let go of it ends the work.
 
-        `coarse` draws a preview: so many calls, plain, each half of a guided one.
+        `coarse` draws a preview: so many calls, plain, each half of a guided one; at a scale of 0 or below they ask for
+        nothing, for that is nearer to it than what is said.
         """
         net = self.model.denoiser
         guided = classifier_free(net, self.scale) if self.asked and not coarse else net
         x_T = noise(self.people, self.model.shape, self.seed)
-        return trajectory(guided, x_T, self.cond, self.solver(self.model.schedule), coarse or self.steps)
+        cond = torch.zeros_like(self.cond) if coarse and self.scale <= 0 else self.cond
+        return trajectory(guided, x_T, cond, self.solver(self.model.schedule), coarse or self.steps)
 
     def draw(self) -> Tensor:
-        """The pictures (people, C, H, W) in [-1, 1]."""
+        """The pictures (people, C, H, W) in [-1, 1]; what the network raises comes through."""
         *_, last = self.frames()
         return last.clamp(-1, 1)
 
@@ -176,15 +195,16 @@ class Request:
         return photo.recipe(self.model, self.cond, **how, people=self.people)
 
     def code(self) -> str:
-        """Three lines that draw the very same picture, `pictures` (people, C, H, W) uint8."""
+        """Four lines that draw the very same picture, `pictures` (people, C, H, W) in [-1, 1], and show it."""
         asked = json.dumps({name: int(value) if value == int(value) else value for name, value in self.asked.items()})
         many = f"[{asked}]" if self.people == 1 else f"[{asked}] * {self.people}"
         how = {"steps": self.steps, "scale": self.scale, "seed": self.seed, "solver": f"sample.{self.solver.__name__}"}
         told = ", ".join(f"{name}={value}" for name, value in how.items())
         return "\n".join([
-            "from facelab import control, pretrained, sample",
+            "from facelab import control, plots, pretrained, sample",
             f"model = pretrained.load({json.dumps(self.model.name)})",
-            f"pictures = control.ask(model.denoiser, model.attributes.encode_many({many}), {told})",
+            f"pictures = control.ask(model.denoiser, model.attributes.encode_many({many}), {told}) / 127.5 - 1",
+            f"plots.show(pictures, {self.people})",
         ])  # fmt: skip
 
     def readings(self, sure: Tensor) -> list[Reading]:

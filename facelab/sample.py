@@ -10,12 +10,14 @@ eps_hat: Euler's method. What is of second order asks where the two guesses are 
 """
 
 import inspect
+import numbers
 from collections import deque
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
+from facelab.attributes import one_each
 from facelab.schedule import Schedule
 
 
@@ -30,6 +32,9 @@ class DDIM:
         clip: keep every guess at x_0 in [-1, 1].
         generator: where fresh noise comes from; a CPU generator gives the same noise on every device.
         spacing: of the ticks, as in `Schedule.ticks`.
+
+    Raises:
+        ValueError: for an eta outside [0, 1].
     """
 
     def __init__(
@@ -41,11 +46,21 @@ class DDIM:
         self.spacing = spacing
 
     def start(self, steps: int) -> list[int]:
-        """The ticks of a new trajectory, from noisy to clean."""
+        """The ticks of a new trajectory, from noisy to clean.
+
+        Raises:
+            ValueError: unless steps is a whole number from 1 to the number of ticks, or for an unknown spacing.
+        """
         return self.schedule.ticks(steps, self.spacing)
 
     def step(self, x_t: Tensor, x_0_hat: Tensor, t: int, s: int) -> Tensor:
-        """x_s from x_t and the guess at the clean picture; s = -1 is the clean picture itself."""
+        """x_s (B, C, H, W) from x_t and x_0_hat of that shape; s = -1 is the clean picture itself.
+
+        Args:
+            x_t: at tick t, from 0 to len(schedule) - 1, noise and all.
+            x_0_hat: the guess at the clean picture, in [-1, 1] or clipped to it.
+            t, s: tick now and tick next, s below t and -1 at the lowest.
+        """
         x_0_hat = x_0_hat.clamp(-1, 1) if self.clip else x_0_hat
         (signal_t, sigma_t), (signal_s, sigma_s) = self.schedule(t), self.schedule(s)
         eps_hat = (x_t - signal_t * x_0_hat) / sigma_t
@@ -68,12 +83,16 @@ class AdamsBashforth:
         self.schedule, self.clip, self.spacing, self.past = schedule, clip, spacing, None
 
     def start(self, steps: int) -> list[int]:
-        """The ticks of a new trajectory, from noisy to clean; what was remembered of another one is forgotten."""
+        """The ticks of a new trajectory, from noisy to clean; what was remembered of another one is forgotten.
+
+        Raises:
+            ValueError: as `DDIM.start`.
+        """
         self.past = None
         return self.schedule.ticks(steps, self.spacing)
 
     def step(self, x_t: Tensor, x_0_hat: Tensor, t: int, s: int) -> Tensor:
-        """x_s from x_t, the guess at the clean picture and the guesses of the step before; s = -1 is the clean picture."""
+        """x_s (B, C, H, W) from x_t, x_0_hat and the guesses of the step before; arguments as for `DDIM.step`."""
         x_0_hat, eps_hat = _guesses(self, x_t, x_0_hat, t)
         before, x_0_before, eps_before = self.past or (t + 1, x_0_hat, eps_hat)
         self.past = t, x_0_hat, eps_hat
@@ -97,7 +116,12 @@ class Heun:
         self.schedule, self.clip, self.spacing, self.past = schedule, clip, spacing, None
 
     def start(self, steps: int) -> list[int]:
-        """The ticks of a new trajectory of so many calls, each but the first twice."""
+        """The ticks of a new trajectory of so many calls, each but the first twice.
+
+        Raises:
+            ValueError: unless steps is a whole number from 1 to one less than twice the number of ticks, or for an unknown
+                spacing.
+        """
         if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= 2 * len(self.schedule) - 1:
             raise ValueError(f"Heun takes from 1 to {2 * len(self.schedule) - 1} calls, got {steps!r}.")
         first, *others = self.schedule.ticks(steps // 2 + 1, self.spacing)
@@ -107,7 +131,10 @@ class Heun:
         return ticks
 
     def step(self, x_t: Tensor, x_0_hat: Tensor, t: int, s: int) -> Tensor:
-        """Euler's x_s; or, where s is t, the x_t to which the mean of both guesses would have led."""
+        """Euler's x_s (B, C, H, W); or, where s is t, the x_t to which the mean of both guesses would have led.
+
+        Arguments as for `DDIM.step`, but that s may be t, where `start` has a tick twice.
+        """
         x_0_hat, eps_hat = _guesses(self, x_t, x_0_hat, t)
         if s != t:
             self.past = x_t, t, x_0_hat, eps_hat
@@ -134,6 +161,9 @@ class DDPM:
     Args:
         schedule, clip, generator: as for `DDIM`.
         variance: "small" is the posterior's own (eq. 7), "large" is beta itself; Ho et al. tried both (section 3.2).
+
+    Raises:
+        ValueError: for another variance.
     """
 
     def __init__(self, schedule: Schedule, clip: bool = True, generator=None, variance: str = "small"):
@@ -142,11 +172,15 @@ class DDPM:
         self.schedule, self.clip, self.generator, self.variance = schedule, clip, generator, variance
 
     def start(self, steps: int) -> list[int]:
-        """The ticks of a new trajectory, from noisy to clean."""
+        """The ticks of a new trajectory, from noisy to clean.
+
+        Raises:
+            ValueError: unless steps is a whole number from 1 to the number of ticks.
+        """
         return self.schedule.ticks(steps)
 
     def step(self, x_t: Tensor, x_0_hat: Tensor, t: int, s: int) -> Tensor:
-        """x_s from x_t and the guess at the clean picture; s = -1 is the clean picture itself."""
+        """x_s (B, C, H, W) from x_t and x_0_hat of that shape; arguments as for `DDIM.step`."""
         x_0_hat = x_0_hat.clamp(-1, 1) if self.clip else x_0_hat
         (signal_t, sigma_t), (signal_s, sigma_s) = self.schedule(t), self.schedule(s)
         kept = signal_t / signal_s
@@ -205,7 +239,11 @@ class FromDiffusers:
             x = self.step(x, x, t, s)
 
     def start(self, steps: int) -> list[int]:
-        """The ticks of a new trajectory, from noisy to clean."""
+        """The ticks of a new trajectory, from noisy to clean.
+
+        Raises:
+            ValueError: unless steps is a whole number from 1 to the number of ticks.
+        """
         ticks = self.schedule.ticks(steps)
         if self.flow:
             self.scheduler.set_timesteps(sigmas=[self.schedule(t)[1] for t in ticks])
@@ -217,7 +255,7 @@ class FromDiffusers:
         return [int(t) for t in self.scheduler.timesteps]
 
     def step(self, x_t: Tensor, x_0_hat: Tensor, t: int, s: int) -> Tensor:
-        """x_s as the scheduler makes it."""
+        """x_s (B, C, H, W) as the scheduler makes it; arguments as for `DDIM.step`."""
         x_0_hat = x_0_hat.clamp(-1, 1) if self.clip else x_0_hat
         if self.flow:
             said, now = self.schedule.eps_from(x_t, x_0_hat, t) - x_0_hat, torch.tensor(t + 1.0)
@@ -236,7 +274,18 @@ def noise_like(x: Tensor, generator=None) -> Tensor:
 
 
 def noise(count: int, shape: tuple[int, int, int], seed: int = 0) -> Tensor:
-    """x_T: (count, C, H, W) of pure noise, drawn on the CPU. One seed draws the same pictures, whatever the count."""
+    """x_T: (count, C, H, W) of pure noise, drawn on the CPU. One seed draws the same pictures, whatever the count.
+
+    Args:
+        count: pictures, 1 or more.
+        shape: of one of them, (C, H, W).
+        seed: any whole number that torch's generators take.
+
+    Raises:
+        ValueError: for a count that is no whole number from 1 on.
+    """
+    if isinstance(count, bool) or not isinstance(count, numbers.Integral) or count < 1:
+        raise ValueError(f"noise is for 1 picture or more, got count={count!r}.")
     generator = torch.Generator().manual_seed(seed)
     return torch.stack([torch.randn(shape, generator=generator) for _ in range(count)])
 
@@ -257,10 +306,7 @@ def trajectory(denoise, x_T: Tensor, cond: Tensor, solver, steps: int) -> Iterat
     """
     if x_T.ndim != 4:
         raise ValueError(f"x_T must be (B, C, H, W), got {tuple(x_T.shape)}.")
-    if cond.ndim not in (1, 2) or (cond.ndim == 2 and len(cond) not in (1, len(x_T))):
-        raise ValueError(f"{len(x_T)} pictures need {len(x_T)} conditions, or one for all, got {tuple(cond.shape)}.")
-    ticks = solver.start(steps)
-    cond = cond.to(x_T.device).expand(len(x_T), -1)
+    cond, ticks = one_each(cond.to(x_T.device), len(x_T)), solver.start(steps)
     x = x_T if x_T.dtype == torch.float64 else x_T.float()
     yield x_T
     for t, s in zip(ticks, [*ticks[1:], -1], strict=True):
@@ -269,5 +315,9 @@ def trajectory(denoise, x_T: Tensor, cond: Tensor, solver, steps: int) -> Iterat
 
 
 def sample(denoise, x_T: Tensor, cond: Tensor, solver, steps: int = 10) -> Tensor:
-    """The picture at the end of `trajectory`: (B, C, H, W) in x_T's dtype, in [-1, 1] unless the solver does not clip."""
+    """The picture at the end of `trajectory`: (B, C, H, W) in x_T's dtype, in [-1, 1] unless the solver does not clip.
+
+    Raises:
+        ValueError: as `trajectory`.
+    """
     return deque(trajectory(denoise, x_T, cond, solver, steps), maxlen=1).pop()

@@ -319,6 +319,35 @@ def test_equal_noise_stays_and_nearly_equal_or_opposite_is_defined():
         slerp(a, 0 * a, 4)
 
 
+@pytest.mark.parametrize("way", ["invert", "edit", "sdedit"])
+@pytest.mark.parametrize(
+    "given, conds, says",
+    [
+        (((X_0 + 1) * 127.5).byte(), 1, "got uint8: divide bytes by 127.5"),
+        ((X_0 + 1) * 127.5, 1, "values up to .*: divide by 127.5"),
+        (X_0[0], 1, r"got \(1, 3, 3\): one picture goes as picture\[None\]"),
+        (X_0[0, 0], 1, "given pictures are"),
+        (X_0, 3, "4 pictures need 4 conditions"),
+    ],
+    ids=["bytes", "bytes as floats", "one picture", "one channel", "conditions"],
+)
+def test_what_cannot_be_edited_gets_one_sentence(way, given, conds, says):
+    cond, solver = torch.zeros(conds, 1), ddim(straight())
+    with refused(says):
+        if way == "invert":
+            invert(Fake(), given, cond, solver, 5)
+        elif way == "edit":
+            edit(Fake(), given, torch.zeros(1), cond, solver, 5)
+        else:
+            sdedit(Fake(), given, cond, 0.5, solver, 5)
+
+
+def test_a_walk_takes_whole_numbers_and_a_turn_no_batches():
+    assert_close(walk(torch.tensor([0, 1]), torch.tensor([1, -1]), 3), torch.tensor([[0, 1], [0.5, 0], [1, -1]]))
+    with refused("one noise each"):
+        slerp(*noise(2, (2, 1, 4, 4)), 3)
+
+
 @pytest.mark.parametrize("frames", [1, 0, -3, 2.0, True])
 def test_a_way_needs_two_frames(frames):
     for way in (walk, slerp):

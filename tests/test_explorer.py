@@ -9,6 +9,7 @@ import random
 import re
 import sys
 import threading
+import time
 import types
 
 import ipywidgets
@@ -77,7 +78,11 @@ def test_what_is_said_is_the_condition():
     assert asked != Request(model()) and asked == Request(model()).say("Smile", 1).say("Beard", 0.5)
     # As fine as a recipe tells it, or the picture would not be the recipe's.
     assert Request(model()).say("Hat", 0.123456).said == (0, 0.1235, 0)
-    seven = Request(model(DIGITS, (1, 8, 8))).say("3", 1).say("7", 1)
+    # The words of `encode`: False is a no, and not a silence.
+    told = Request(model()).say("Smile", False).say("Hat", True).say("Beard", np.float32(0.5))
+    assert told.said == tuple(FACE.encode(Smile=False, Hat=True, Beard=0.5).tolist())
+    assert told.describe() == "Beard 0.5, Hat, no Smile"
+    seven = Request(model(DIGITS, (1, 8, 8))).say("3", 1).say("7", True)
     assert seven.asked == {"7": 1.0} and seven.say("3", 0.5).asked == {"7": 1.0, "3": 0.5}
 
 
@@ -85,11 +90,21 @@ def test_what_is_said_is_the_condition():
     "wrong, says",
     [
         (lambda: Request(model()).say("Smil", 1), "did you mean 'Smile'"),
-        (lambda: Request(model()).say("Smile", 1.5), "from -1 to 1"),
+        (lambda: Request(model()).say("Smile", 1.5), "from -1 .* to 1"),
+        (lambda: Request(model()).say("Smile", "yes"), "from -1 .* got 'yes'"),
+        (lambda: Request(model()).say("Smile", None), "from -1 .* got None"),
         (lambda: Request(model(), said=(1, 0)), "3 numbers"),
-        (lambda: Request(model(), steps=0), "steps must be from 1 to 1000"),
-        (lambda: Request(model(), steps=1001), "steps must be from 1 to 1000"),
+        (lambda: Request(model(), steps=0), "steps must be a whole number from 1 to 1000"),
+        (lambda: Request(model(), steps=1001), "steps must be a whole number from 1 to 1000"),
         (lambda: Request(model(), people=0), "people must be"),
+        (lambda: Request(model(), people=2.5), "people must be a whole number"),
+        (lambda: Request(model(), seed=1.5), "seed must be a whole number"),
+        (lambda: Request(model(), seed="1"), "seed must be a whole number"),
+        (lambda: Request(model(), seed=True), "seed must be a whole number"),
+        (lambda: Request(model(), scale="2"), "scale must be from -20 to 20, got '2'"),
+        (lambda: Request(model(), said=("a", 0, 0)), "3 numbers"),
+        (lambda: Request("celeba"), "needs loaded weights, .* got 'celeba'"),
+        (lambda: AttributeExplorer("celeba"), "needs loaded weights, .* got 'celeba'"),
         (lambda: Request(model(), seed=-1), "seed must be"),
         (lambda: Request(model(), scale=float("nan")), "scale must be"),
         (lambda: Request(Pretrained("a judge", FACE, SHAPE, {}, classifier=judge())), "reads pictures"),
@@ -150,13 +165,22 @@ def test_a_preview_is_plain_and_the_picture_guided():
     assert drawn.abs().max() <= 1
 
 
+@pytest.mark.parametrize("scale, told", [(-2.0, 0), (0.0, 0), (0.5, 1), (1.0, 1), (3.0, 1)])
+def test_a_preview_without_guidance_asks_for_nothing(scale, told):
+    net = Drawer()
+    *_, coarse = Request(model(denoiser=net), (1, 0, 0), scale=scale).frames(3)
+    assert [cond.tolist() for _, _, cond in net.calls] == [[[told, 0, 0]]] * 3
+
+
 @pytest.mark.parametrize("people, scale, wishes", [(1, 2.0, {"7": 1}), (4, 1.0, {"3": 0.5, "8": 0.5}), (2, 0.0, {})])
-def test_three_lines_draw_the_very_same_picture(digits, people, scale, wishes):
+def test_four_lines_draw_the_very_same_picture(digits, people, scale, wishes):
     asked = Request(digits, tuple(DIGITS.encode(**wishes).tolist()), 11, people, scale, 3)
     lines, there = asked.code(), {}
-    assert lines.count("\n") == 2
-    exec(lines, there)
-    off = (there["pictures"].int() - as_saved(asked.draw()).int()).abs()
+    assert lines.count("\n") == 3
+    exec(re.sub("^plots", "shown = plots", lines, flags=re.M), there)
+    off = (as_saved(there["pictures"]).int() - as_saved(asked.draw()).int()).abs()
+    assert there["shown"].image.size == ((people * (56 + plots.GAP)) - plots.GAP, 56), "it ends in the pictures"
+    assert photo.png_bytes(there["pictures"])
     assert there["pictures"].shape == (people, 1, 28, 28) and off.max() <= 1 and (off > 0).float().mean() < 1e-3
 
 
@@ -165,7 +189,7 @@ def test_the_code_holds_any_name_and_folder(tmp_path):
     folder = pretrained.save(tiny(names=names), tmp_path / 'a "net"', {})
     asked = Request(pretrained.load(str(folder)), (1, 0.25, -1), seed=2, steps=2)
     exec(asked.code(), there := {})
-    assert torch.equal(there["pictures"], as_saved(asked.draw()))
+    assert torch.equal(as_saved(there["pictures"]), as_saved(asked.draw()))
 
 
 def test_a_recipe_says_it_all():
@@ -177,6 +201,14 @@ def test_a_recipe_says_it_all():
         and told["solver"] == "AdamsBashforth"
     )
     assert [told[key] for key in ("model", "seed", "people", "scale", "steps")] == ["toy", 5, 4, 3.0, 7]
+
+
+def test_numbers_of_numpy_are_numbers():
+    asked = Request(model(), (np.float32(0.5), 0, 0), np.int64(5), np.int64(2), np.float32(2.5), np.int64(3))
+    assert (
+        json.loads(json.dumps(asked.recipe()))["seed"] == 5 and "seed=5" in asked.code() and "scale=2.5" in asked.code()
+    )
+    assert asked == Request(model(), (0.5, 0, 0), 5, 2, 2.5, 3)
 
 
 def test_the_command_draws_the_same(digits, tmp_path):
@@ -278,7 +310,7 @@ def is_shown(explorer):
     assert (pixels.reshape(8, 8, -1) == plots.to_uint8(asked.draw())[-1]).all()
     assert f"drawn for: {asked.describe()}; seed {asked.seed}" in alt and "review" not in alt
     assert f"<b>Asked:</b> {asked.describe()}." in explorer.said.value and "The judge reads" in explorer.said.value
-    assert explorer.wishes.values == asked.said and explorer.now.value == ""
+    assert explorer.wishes.values == asked.said and explorer.now.value == explorer.fault.value == ""
     assert [getattr(asked, field) for _, field in explorer._fields] == [c.value for c, _ in explorer._fields]
     assert html.escape(asked.code()) in explorer.code.value
     assert torch.equal(explorer.cond, asked.cond) and torch.equal(explorer.picture, asked.draw())
@@ -588,6 +620,41 @@ def test_in_colab_all_is_there_when_the_callback_ends(monkeypatch):
     is_shown(shown)
 
 
+def test_a_fault_stays_while_the_picture_is_drawn(explorer, monkeypatch, tmp_path):
+    """What went wrong and how far the work is are told in two places."""
+    monkeypatch.setattr(module, "PATIENCE", -1.0)
+    net = explorer.request.model.denoiser
+    for fail in (
+        lambda: explorer._try(lambda: explorer.look(b"no picture")),
+        lambda: explorer._button("", "", no_space).click(),
+    ):
+        net.gate = threading.Event()
+        explorer.ask(dataclasses.replace(explorer.request, seed=explorer.request.seed + 1))
+        fail()
+        net.gate.set()
+        explorer.wait()
+        assert "This did not work" in explorer.fault.value and explorer.now.value == ""
+    press(explorer, "Hat")
+    is_shown(explorer)
+
+
+def no_space():
+    raise ValueError("'facelab-1.png' cannot be written (No space left on device).")
+
+
+def test_a_fault_of_what_nobody_asks_for_any_more_is_not_told(explorer):
+    net = explorer.request.model.denoiser
+    net.gate, net.fault = threading.Event(), ValueError("the net is ill.")
+    explorer.ask(explorer.start.say("Smile", 1))
+    while not net.calls[-1][2].any():
+        time.sleep(0.01)
+    explorer.ask(explorer.start)
+    net.gate.set()
+    explorer.wait()
+    net.fault = None
+    is_shown(explorer)
+
+
 def test_the_picture_is_never_the_preview(explorer, monkeypatch):
     monkeypatch.setattr(explorer, "_work", lambda: None)
     explorer._busy = False
@@ -598,9 +665,13 @@ def test_the_picture_is_never_the_preview(explorer, monkeypatch):
 def test_by_hand_more_can_be_asked_than_the_controls_hold(explorer):
     explorer.ask(dataclasses.replace(explorer.request, people=3, scale=12.0))
     explorer.wait()
-    assert len(imgs(explorer)) == 3 and explorer.people.value == 4 and explorer.request.scale == 12
+    assert len(imgs(explorer)) == 3 and explorer.people.label == "a row of 3" and explorer.request.scale == 12
     press(explorer, "Smile")
-    assert explorer.request.people == 3 and explorer.request.scale == 12 and explorer.now.value == ""
+    assert (
+        explorer.people.value == explorer.request.people == 3
+        and explorer.request.scale == 12
+        and explorer.fault.value == ""
+    )
 
 
 def test_threads_are_as_many_as_before(explorer):
@@ -608,6 +679,33 @@ def test_threads_are_as_many_as_before(explorer):
     with module._one_thread():
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == before
+
+
+def test_the_place_on_the_walk_follows_what_is_asked(explorer):
+    press(explorer, "no Smile")
+    press(explorer, "From what is asked now")
+    press(explorer, "Smile")
+    press(explorer, "To what is asked now")
+    assert explorer.place.value == 1 and "not on this way" not in explorer.route.value
+    for place in (0.5, 0.33):
+        explorer.place.value = place
+        explorer.wait()
+        assert explorer.place.value == place and "not on this way" not in explorer.route.value
+        press(explorer, "Hat")
+        assert explorer.place.value == 0 and "not on this way" in explorer.route.value
+        press(explorer, "Hat")
+        explorer.place.value = place  # the same place again is a move
+        explorer.wait()
+        assert explorer.request.said == (0, 0, pytest.approx(2 * place - 1))
+    press(explorer, "no Smile")
+    assert explorer.place.value == 0 and "not on this way" not in explorer.route.value
+    is_shown(explorer)
+
+
+def test_a_tooltip_says_the_number(explorer):
+    for value, said in ((0.3, "0.3"), (-0.3, "-0.3"), (1, "yes"), (-1, "no"), (0, "not said")):
+        explorer.ask(explorer.request.say("Smile", value))
+        assert all(button.tooltip.startswith(f"Smile: {said};") for button in explorer.wishes.chips["Smile"][1:])
 
 
 def test_two_explorers_do_not_meet():
@@ -638,7 +736,7 @@ def test_a_fault_is_told_and_survived(explorer, fault, says):
     before = explorer.seen.value
     explorer.request.model.denoiser.fault = fault
     press(explorer, "Smile")
-    assert says in explorer.now.value and "A second line" not in explorer.now.value
+    assert says in explorer.fault.value and "A second line" not in explorer.fault.value
     assert explorer.seen.value == before and explorer.request.asked == {"Smile": 1}
     explorer.request.model.denoiser.fault = None
     press(explorer, "Hat")
@@ -657,7 +755,7 @@ def test_without_a_judge_the_picture_is_shown_all_the_same(monkeypatch):
     shown.upload.notify_change(
         {"name": "value", "type": "change", "new": ({"content": photograph()},), "old": (), "owner": None}
     )
-    assert "weights are missing" in shown.now.value and shown.own is None
+    assert "weights are missing" in shown.fault.value and shown.own is None
     shown.judge = judge()
     press(shown, "Smile")
     is_shown(shown)
@@ -669,7 +767,7 @@ def test_a_bad_picture_is_told_and_nothing_moves(explorer):
     explorer.upload.notify_change(
         {"name": "value", "type": "change", "new": ({"content": b"no picture"},), "old": (), "owner": None}
     )
-    assert "no picture that can be read" in explorer.now.value and explorer.request == before
+    assert "no picture that can be read" in explorer.fault.value and explorer.request == before
     with refused("no picture that can be read"):
         explorer.look(b"no picture")
     press(explorer, "Hat")
@@ -682,7 +780,17 @@ def test_a_full_disk_is_told(explorer, monkeypatch):
 
     monkeypatch.setattr(photo, "save_png", full)
     press(explorer, "Save the PNG")
-    assert "No space left" in explorer.now.value
+    assert "No space left" in explorer.fault.value
+
+
+def test_what_is_no_request_to_its_model_moves_nothing(explorer):
+    before = explorer.request
+    other = Pretrained("other", FACE, SHAPE, {"sha256": "1" * 64}, denoiser=Drawer())
+    for wrong in ("Smile", None, {"Smile": 1}, Request(other, (1, 0, 0))):
+        with refused("its own model"):
+            explorer.ask(wrong)
+    assert explorer.request == before
+    is_shown(explorer)
 
 
 def test_weights_that_do_not_draw_are_refused():
@@ -712,7 +820,7 @@ def test_random_moves(attributes, count, monkeypatch, tmp_path):
         moves += [button.click for button in buttons]
         moves.append(lambda dial=shown.wishes.dials[name]: setattr(dial.slider, "value", luck.uniform(-1, 1)))
     told = []
-    shown.now.observe(lambda change: told.append(change["new"]), "value")
+    shown.fault.observe(lambda change: told.append(change["new"]), "value")
     for turn in range(count):
         luck.choice(moves)()
         if turn == 100:

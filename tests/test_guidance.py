@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import oracle
 import pytest
 import torch
@@ -37,6 +38,29 @@ def test_linear_in_scale(one, two, share):
         return classifier_free(Fake(), scale)(X_T, 5, COND)
 
     assert_close(at(share * one + (1 - share) * two), share * at(one) + (1 - share) * at(two), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("three", [np.int64(3), np.float32(3), torch.tensor(3.0), torch.tensor(3)], ids=str)
+def test_any_single_number_is_a_scale(three):
+    want = classifier_free(Fake(), 3)(X_T, 5, COND)
+    assert_close(classifier_free(Fake(), three)(X_T, 5, COND), want)
+    assert_close(
+        autoguidance(Fake(), Fake(push=0.1), three)(X_T, 5, COND), autoguidance(Fake(), Fake(push=0.1), 3)(X_T, 5, COND)
+    )
+    fake = Fake()
+    assert classifier_free(fake, three / 3) is fake
+
+
+@pytest.mark.parametrize("away", [torch.zeros(2), torch.zeros(3, 3), torch.zeros(4, 2), torch.zeros(1, 4, 3)])
+def test_another_condition_that_does_not_fit_is_refused(away):
+    guided = classifier_free(Fake(), 2, away_from=away)
+    with refused("away_from must say 3 answers|4 conditions"):
+        guided(X_T, 5, COND)
+
+
+def test_conditions_of_another_number_are_refused():
+    with refused("4 pictures need 4 conditions"):
+        classifier_free(Fake(), 2)(X_T, 5, COND[:3])
 
 
 def test_a_negative_scale_goes_the_other_way():
@@ -251,7 +275,7 @@ def test_an_interval_asks_each_picture_s_own_tick():
     assert_close(got, torch.cat([plain[:1], guided[1:3], plain[3:]]))
 
 
-@pytest.mark.parametrize("first, last", [(-1, 5), (6, 5)])
+@pytest.mark.parametrize("first, last", [(-1, 5), (6, 5), (0.2, 0.8), (0, True), ("a", 5), (None, None), (0, 5.0)])
 def test_a_wrong_interval_is_refused(first, last):
     with refused("first <= last"):
         interval(Fake(), Fake(), first, last)

@@ -5,6 +5,7 @@ import json
 import os
 import struct
 import types
+import warnings
 import zlib
 
 import numpy as np
@@ -98,6 +99,18 @@ def test_a_senseless_orientation_is_let_be():
     near(open_photo(written(PHOTO, "JPEG", exif=exif)))
 
 
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
+def test_a_note_that_cannot_be_read_turns_nothing_and_says_nothing(kind):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 1, "some camera or other"
+    whole = exif.tobytes()
+    for broken in (b"Exif\0\0nonsense nonsense", whole[:20], whole[:-12]):
+        data = written(PHOTO, kind, exif=broken)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            near(open_photo(data))
+
+
 @pytest.mark.parametrize(
     "mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "La", "CMYK", "YCbCr", "HSV", "I", "F"]
 )
@@ -140,6 +153,9 @@ def test_sixteen_bits_are_not_cut_off_at_eight():
     for kind in ("PNG", "TIFF"):
         got = open_photo(written(Image.fromarray(ramp), kind), 32)
         assert_close(got, want.expand(3, -1, -1), rtol=0, atol=0.01)
+    for shade in (7, 40_000):
+        stored = written(Image.fromarray(np.array([[shade, 0], [0, shade]], np.uint16)), transparency=shade)
+        assert open_photo(stored, 2, grey=True).tolist() == [[[1, -1], [-1, 1]]], "a transparent shade is white"
     for most in (1, 255):
         floats = Image.fromarray((ramp / 65_535 * most).astype(np.float32))
         assert_close(open_photo(floats, 32, grey=True), want[None], rtol=0, atol=0.01)
@@ -193,6 +209,12 @@ def bomb() -> bytes:
 def test_what_is_no_picture_gets_one_sentence(tmp_path):
     (tmp_path / "empty.png").touch()
     (tmp_path / "words.png").write_text("this is no picture")
+    closed = io.BytesIO(written(PHOTO))
+    closed.close()
+
+    def fails(_):
+        raise OSError(5, "Input/output error")
+
     for source, says in [
         (tmp_path / "empty.png", "'.*empty.png' is empty"),
         (tmp_path / "words.png", "words.png' is no picture"),
@@ -208,8 +230,11 @@ def test_what_is_no_picture_gets_one_sentence(tmp_path):
         (np.zeros((3, 4)), "not from ndarray"),
         (None, "not from NoneType"),
         (bomb(), "too many pixels"),
-        (written(Image.new("1", (8000, 7000))), "8,000 x 7,000 pixels"),
+        (written(Image.new("1", (9000, 7000))), "9,000 x 7,000 pixels: scale it down to 8,017 x 6,236 or less"),
         (Image.new("RGB", (0, 5)), "0 x 5 pixels"),
+        (closed, "this file cannot be read .I/O operation on closed file"),
+        (io.BufferedWriter(io.BytesIO()), "this file cannot be read .(not readable|read)"),
+        (types.SimpleNamespace(read=fails), "this file cannot be read .*Input/output error"),
         (Image.open(io.BytesIO(written(PHOTO)[:200])), "this picture is damaged, or of an unusual kind"),
     ]:
         with refused(says):
@@ -292,6 +317,13 @@ def test_the_recipe_names_what_was_said_and_no_path():
     assert_close(attributes.encode(**one["cond"]), cond)
     assert recipe(model, torch.stack([cond, cond * 0]), **told)["cond"] == [{"Hat": 1.0, "Smile": -0.5}, {}]
     assert json.loads(json.dumps(one)) == one
+    numpys = {"scale": np.float32(2), "steps": np.int64(20), "solver": "DDIM", "seed": np.int64(7)}
+    assert recipe(model, cond, **numpys, strength=torch.tensor(0.5)) == one
+    assert recipe_of(png_bytes(PICTURE, one | numpys)) == one
+    with refused("with K = 3, got"):
+        recipe(model, cond[:2], **told)
+    with refused("a recipe is a dictionary"):
+        recipe(model, cond, **told, mask=torch.ones(2, 2))
 
 
 def test_what_cannot_be_saved_gets_one_sentence_and_no_file(tmp_path):

@@ -411,6 +411,12 @@ def test_an_eta_that_makes_no_sense_is_refused(eta):
         DDIM(cosine(), eta)
 
 
+@pytest.mark.parametrize("count", [0, -1, 1.5, True, None])
+def test_noise_for_nobody_is_refused(count):
+    with refused("noise is for 1 picture or more"):
+        noise(count, SHAPE)
+
+
 def test_an_unknown_variance_is_refused():
     with refused("variance"):
         DDPM(cosine(), variance="learned")

@@ -13,6 +13,7 @@ and for Notebook 7 `pip install notebook`, then `PAGES=notebook python -m pytest
 import importlib.util
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -99,6 +100,29 @@ def skip_loudly(why: str):
     """Skip, and stand in pytest's summary of warnings too, where a skip's reason does not stand."""
     warnings.warn(f"NO BROWSER TEST WAS RUN: {why}", stacklevel=2)
     pytest.skip(f"NO BROWSER TEST WAS RUN: {why}")
+
+
+def is_ours(rule: str, node: str) -> bool:
+    """Whether axe's complaint is ours: the handle of ipywidgets' slider has no name, for the field beside it has one."""
+    return not (rule == "aria-input-field-name" and re.match(r'<div class="noUi-handle\b', node))
+
+
+@pytest.fixture(scope="session")
+def complaints():
+    """complaints(locator) -> what axe finds there that is serious and ours, [(rule, html)]."""
+    if (axe := importlib.util.find_spec("axe_playwright_python")) is None:
+        skip_loudly("axe is not installed (pip install axe-playwright-python)")
+    script = Path(axe.origin).with_name("axe.min.js").read_text("utf-8")
+
+    def found(locator) -> list[tuple[str, str]]:
+        locator.page.evaluate(script)
+        rules = locator.page.evaluate("e => axe.run(e)", locator.element_handle())["violations"]
+        grave = [
+            (rule["id"], node) for rule in rules if rule["impact"] in ("serious", "critical") for node in rule["nodes"]
+        ]
+        return [(rule, node["html"][:200]) for rule, node in grave if is_ours(rule, node["html"])]
+
+    return found
 
 
 @pytest.fixture

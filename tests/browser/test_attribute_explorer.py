@@ -6,14 +6,15 @@ names a folder that keeps what was seen.
 """
 
 import base64
-import importlib.util
 import io
 import json
 import os
-import re
+import random
 import statistics
+import types
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -47,16 +48,19 @@ class Person:
     def field(self, name):
         return self.out.get_by_role("spinbutton", name=name, exact=True)
 
-    def whole(self, asked: str | None = None) -> str:
-        """The words, once the picture itself is there, and it is the one asked for."""
+    def link(self) -> str:
+        return self.out.get_by_role("img").last.get_attribute("src")
+
+    def whole(self, asked: str | None = None, unlike: str = "") -> str:
+        """The words, once the picture itself is there, it is the one asked for, and no more the one of that link."""
         self.page.wait_for_function(
-            """([e, asked]) => {
+            """([e, asked, unlike]) => {
                 const words = e.querySelector('.facelab-stage').innerText, imgs = e.querySelectorAll('.facelab-figures img')
                 const alt = imgs.length ? imgs[imgs.length - 1].alt : 'A preview'
                 return words.includes('The judge reads') && !words.includes('Refining') && !alt.includes('A preview')
-                    && (asked === null || alt.includes(`drawn for: ${asked};`))
+                    && (asked === null || alt.includes(`drawn for: ${asked};`)) && imgs[imgs.length - 1].src != unlike
             }""",
-            arg=[self.out.element_handle(), asked],
+            arg=[self.out.element_handle(), asked, unlike],
         )
         return self.out.locator(".facelab-stage").inner_text()
 
@@ -66,8 +70,8 @@ class Person:
         return [Image.open(io.BytesIO(base64.b64decode(link.split(",")[1]))) for link in links]
 
 
-def sure(picture: Image.Image) -> torch.Tensor:
-    judge = judge_of(MODELS[MODEL])
+def sure(picture: Image.Image, model: str = MODEL) -> torch.Tensor:
+    judge = judge_of(MODELS[model])
     side = judge.shape[1]
     return sure_of(judge, photo.open_photo(picture, side, grey=judge.shape[0] == 1)[None])[0]
 
@@ -181,9 +185,74 @@ def test_a_person_moves_it(notebook, tmp_path):
     person.button("Save the PNG").click()
     person.out.get_by_text("Saved as facelab-1.png").wait_for()
     lines = person.out.locator("pre").inner_text()
-    assert lines.count("\n") == 2 and json.dumps(SECOND.replace(" ", "_")) in lines
+    assert lines.count("\n") == 3 and json.dumps(SECOND.replace(" ", "_")) in lines
     person.button("Copy").click()
     person.out.get_by_role("button", name="Copied").wait_for()
+
+
+@pytest.mark.slow
+def test_a_face_obeys(notebook):
+    """Seed, guidance and calls are typed, a no is pressed, and the judge reads in the pixels what was asked: of both answers
+    one after the other, so that it need not know who is drawn."""
+    model = "drawn" if MODEL == "digits" else MODEL
+    person = Person(notebook(SOURCE.replace(f'"{MODEL}"', f'"{model}"'), 1280, 1400))
+    page, asked = person.page, "anything"
+    for field, value in (("seed: who it is", "11"), (None, "Smiling"), ("guidance", "4"), ("calls", "8")):
+        before = person.link()
+        if field is None:
+            person.out.get_by_role("button", name="Smiling", exact=True).click()
+            asked = "Smiling"
+        else:
+            person.field(field).fill(value)
+            page.keyboard.press("Enter")
+        person.whole(asked, unlike=before)
+        assert "; seed 11." in person.out.get_by_role("img").last.get_attribute("alt")
+    for field, value in (("guidance", 4), ("calls", 8)):
+        row = person.field(field).locator("xpath=ancestor::*[contains(@class, 'widget-hbox')]").last
+        assert float(row.get_by_role("slider").get_attribute("aria-valuenow")) == value, "the slider follows"
+    person.out.get_by_role("button", name="no Eyeglasses", exact=True).click()
+    person.whole("no Eyeglasses, Smiling")
+    without = sure(person.pixels()[0], model)
+    person.out.get_by_role("button", name="Eyeglasses", exact=True).click()
+    person.whole("Eyeglasses, Smiling")
+    glasses = sure(person.pixels()[0], model)
+    person.out.get_by_role("button", name="no Smiling", exact=True).click()
+    person.whole("Eyeglasses, no Smiling")
+    grave = sure(person.pixels()[0], model)
+    eyes, smile = (MODELS[model].index(name) for name in ("Eyeglasses", "Smiling"))
+    assert glasses[eyes] > without[eyes] and glasses[smile] > grave[smile]
+
+
+@pytest.mark.slow
+def test_500_moves_leave_the_memory_flat(notebook):
+    """In the kernel and in the page: what is drawn goes again."""
+    person, luck = Person(notebook(SOURCE)), random.Random(0)
+    kernels = [p for p in psutil.Process().children(recursive=True) if any("ipykernel" in word for word in p.cmdline())]
+    chrome = person.page.context.new_cdp_session(person.page)
+    fields, names = (
+        {"seed: who it is": range(9), "guidance": (0, 1, 3), "calls": (1, 3, 10)},
+        ("Another", "Surprise", "Reset"),
+    )
+
+    def held() -> tuple[float, float, int]:
+        person.whole()
+        chrome.send("HeapProfiler.collectGarbage")
+        heap, nodes = chrome.send("Runtime.getHeapUsage")["usedSize"], chrome.send("Memory.getDOMCounters")["nodes"]
+        return sum(kernel.memory_info().rss for kernel in kernels) / 1e6, heap / 1e6, nodes
+
+    for turn in range(500):
+        if turn == 100:
+            early = held()
+        if luck.random() < 0.7:
+            person.button(luck.choice((FIRST, SECOND, *names))).click(no_wait_after=True)
+        else:
+            field = luck.choice(list(fields))
+            person.field(field).fill(str(luck.choice(fields[field])))
+            person.page.keyboard.press("Enter")
+    late = held()
+    print(f"\nkernel and page in MB, nodes: {early} after 100 moves, {late} after 500")
+    assert kernels and late[0] - early[0] < 100 and late[1] - early[1] < 20 and late[2] < 1.1 * early[2] + 200
+    assert person.out.get_by_text("This did not work").count() == 0
 
 
 def test_ten_moves_in_a_second_end_in_one_right_picture(notebook):
@@ -228,15 +297,13 @@ def test_two_at_once_and_a_kernel_that_is_restarted(notebook):
 
 
 @pytest.mark.slow
-def test_it_can_be_read_anywhere(notebook, tmp_path):
+def test_it_can_be_read_anywhere(notebook, complaints, tmp_path):
     person = Person(notebook(SOURCE))
     page, folder = person.page, Path(os.environ.get("SCREENSHOTS", tmp_path))
     for name in ("A walk from here to there", "A picture of your own", "Keep it"):
         person.button(name).click()
     person.button(SECOND).click()
     person.whole(SECOND)
-    axe = importlib.util.find_spec("axe_playwright_python")
-    script = (Path(axe.origin).with_name("axe.min.js")).read_text("utf-8") if axe else None
     for theme in ("JupyterLab Light", "JupyterLab Dark"):
         page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)
         page.wait_for_function("theme => document.body.dataset.jpThemeName == theme", arg=theme)
@@ -250,17 +317,19 @@ def test_it_can_be_read_anywhere(notebook, tmp_path):
                 box = image.bounding_box()
                 assert inside["x"] <= box["x"] and box["x"] + box["width"] <= inside["x"] + inside["width"] + 1
                 assert "drawn for: " in image.get_attribute("alt") and box["width"] > 100
-        if script:
-            page.evaluate(script)
-            found = page.evaluate("e => axe.run(e)", person.out.element_handle())["violations"]
-            serious = [
-                (rule["id"], node["html"][:200])
-                for rule in found
-                if rule["impact"] in ("serious", "critical")
-                for node in rule["nodes"]
-                if not re.search(r"noUi|slider", node["html"])  # ipywidgets' own; the field beside it does the same
-            ]
-            assert serious == []
+        assert complaints(person.out) == []
+
+
+def test_only_the_handle_of_a_slider_is_excused(complaints):
+    told = [
+        ("aria-input-field-name", '<div class="noUi-handle noUi-handle-lower" role="slider">'),
+        ("color-contrast", '<div class="noUi-handle noUi-handle-lower" role="slider">'),
+        ("button-name", '<button title="hair as sliders"></button>'),
+        ("aria-input-field-name", '<input title="a slider">'),
+    ]
+    found = {"violations": [{"id": rule, "impact": "serious", "nodes": [{"html": node}]} for rule, node in told]}
+    page = types.SimpleNamespace(evaluate=lambda *_: found)
+    assert complaints(types.SimpleNamespace(page=page, element_handle=lambda: None)) == told[1:]
 
 
 @pytest.mark.slow

@@ -125,7 +125,7 @@ def test_a_person_moves_it(notebook):
     moved(curves, ratio, here, *strips)
 
 
-def test_it_can_be_read_anywhere(notebook, tmp_path):
+def test_it_can_be_read_anywhere(notebook, complaints, tmp_path):
     person = Person(notebook(SOURCE))
     folder = Path(os.environ.get("SCREENSHOTS", tmp_path))
     for theme in ("JupyterLab Light", "JupyterLab Dark"):
@@ -142,3 +142,4 @@ def test_it_can_be_read_anywhere(notebook, tmp_path):
                 assert inside["x"] <= box["x"] and box["x"] + box["width"] <= inside["x"] + inside["width"] + 1
                 assert "white" in image.get_attribute("style") and len(image.get_attribute("alt")) > 20
                 assert image.evaluate("e => e.complete && e.naturalWidth > 100")
+        assert complaints(person.output) == []
