@@ -6,7 +6,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "notebooks").glob("*.md")), ROOT / "data/README.md"]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / ".github/CONTRIBUTING.md",
+    *sorted((ROOT / "notebooks").glob("*.md")),
+    ROOT / "data/README.md",
+]
 
 
 def dead_links(page: Path) -> list[str]:
