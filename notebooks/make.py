@@ -1,8 +1,10 @@
 """What is generated in the notebooks, and how they are run and saved.
 
     python notebooks/make.py address [--check]   copies the project's address and version from pyproject.toml into setup
-                                                 cells, Colab badges and links; --check only says what differs
+                                                 cells, Colab badges, links and CITATION.cff; --check only
+                                                 says what differs
     python notebooks/make.py run [NAME ...]      runs the notebooks anew, all or the named ones, and saves them
+    python notebooks/make.py results [--check]   writes the README's table of results anew from data/results and the cards
     python notebooks/make.py sight               draws the moving picture at the top of the README anew
 
 A notebook is saved only when it is whole: every cell ran, every picture has its alt text, nothing is too large, and
@@ -153,12 +155,13 @@ def addressed(book, name: str, about: Project):
 
 
 def address(root: Path = ROOT, check: bool = False) -> int:
-    """Rewrite the README and every notebook; with `check` only say what differs, and return 1 if anything does."""
+    """Rewrite pages and every notebook; with `check` only say what differs, and return 1 if anything does."""
     about, differs = project(root), 0
-    for path in [root / "README.md", *notebooks(root)]:
+    pages = [page for page in (root / "README.md", root / "CITATION.cff") if page.exists()]
+    for path in [*pages, *notebooks(root)]:
         old = path.read_text("utf-8")
-        if path.suffix == ".md":
-            new = relinked(old, about)
+        if path in pages:
+            new = re.sub(r"^version: .*$", f"version: {about.version}", relinked(old, about), flags=re.MULTILINE)
         else:
             book = addressed(nbformat.reads(old, 4), path.name, about)
             # Where only the layout of the JSON would change, the file is left alone.
@@ -318,6 +321,117 @@ def letters(output) -> str:
     return re.sub(r"base64,[\w+/=]+", "base64,", "\n".join(said))
 
 
+# The README's table of results: nothing in it is typed by hand, so that it cannot part from what was measured.
+TABLE = ("<!-- results -->\n", "<!-- end of results -->")
+
+
+def told(found: dict, digits: int = 3) -> str:
+    """A recorded value with its interval."""
+    value = found["value"] if "value" in found else found["share"]
+    return f"{value:.{digits}f} [{found['low']:.{digits}f}, {found['high']:.{digits}f}]"
+
+
+def scored(card: dict, *words: str) -> tuple[str, str]:
+    """(what, value): the one score of a card whose name holds all these words."""
+    ((name, value),) = [(name, value) for name, value in card["scores"].items() if all(word in name for word in words)]
+    return name, str(value)
+
+
+def table(root: Path = ROOT) -> str:
+    """What was measured, beside what it has to be compared with, from the records and the weights' cards."""
+
+    def record(name):
+        return json.loads((root / f"data/results/{name}.json").read_text("utf-8"))
+
+    def card(name):
+        return json.loads((root / f"data/pretrained/{name}/card.json").read_text("utf-8"))
+
+    digits, judge, recipes = card("digits"), card("digits-judge"), record("digits_recipes")
+    bits, faces, loud, edits = map(record, ("digits_likelihood", "celeba_control_all", "celeba_scales", "drawn_edits"))
+    celeba, report = card("celeba"), card("report")
+    (plain, few), guided = scored(digits, "plain"), scored(digits, "guided at 2")[1]
+    first, last = recipes["rows"][0], recipes["rows"][-1]
+    ceiling = [row["ceiling"]["share"] for row in faces["rows"]]
+    obeyed = faces["scales"][f"{faces['control']['scale']:g}"]["mean"]
+    by_scale = {row["scale"]: row for row in loud["rows"]}
+    (of_theirs, of_ours) = (
+        [scored(one, words, "plain") for words in ("asked = read", "distance in")] for one in (report, celeba)
+    )
+    saw = sum(leg["recipe"]["pictures"] for leg in [*celeba.get("legs", []), celeba])
+    bits_of = bits["test"]["total"], bits["train"]["total"]
+    rows = [
+        ("measured", "ours", "beside it", "on"),
+        ("---",) * 4,
+        (
+            "digits read as what was asked, plain",
+            few,
+            f"chance 0.1; real digits {judge['scores']['accuracy on real test digits']}",
+            f"{', '.join(plain.split(', ')[2:])} ([card](data/pretrained/digits/card.json))",
+        ),
+        ("the same, guided at 2", guided, "the same", "the same"),
+        (
+            f"the same after {recipes['recipe']['pictures']:,} pictures, guided at 2: our recipe beside the report's",
+            told(last["read"]["2"]),
+            f"the report's: {told(first['read']['2'])}",
+            f"{last['read']['2']['count']} digits, one net, seed and budget ([record](data/results/digits_recipes.json))",
+        ),
+        (
+            "bits a number of unseen digits, at most",
+            told(bits_of[0]),
+            f"of digits that it was trained on {told(bits_of[1])}",
+            f"{bits['likelihood']['count']} digits of each ([record](data/results/digits_likelihood.json))",
+        ),
+        (
+            f"faces, all forty answers said: asked = read, balanced, guided at {faces['control']['scale']:g}",
+            told(obeyed),
+            f"chance 0.5; the judge on real faces {sum(ceiling) / len(ceiling):.3f}",
+            f"{faces['control']['requests'].split(',')[0]} faces, {faces['control']['drawn in'].split()[0]} calls "
+            "([record](data/results/celeba_control_all.json))",
+        ),
+        *(
+            (
+                f"faces, distance to real ones, {words}",
+                told(by_scale[scale]["distance"], 1),
+                f"real ones to others {told(loud['loudness']['floor'], 1)}",
+                f"{loud['loudness']['count']} faces, {loud['loudness']['drawn in'].split()[0]} calls "
+                "([record](data/results/celeba_scales.json))",
+            )
+            for scale, words in ((1.0, "plain"), (2.0, "guided at 2"), (8.0, "guided at 8"))
+        ),
+        (
+            f"faces, asked = read and distance, plain, after {saw:,} pictures; intervals were not recorded",
+            " and ".join(f"{round(float(value), 3):g}" for _, value in of_ours),
+            f"the report's network after {report['recipe']['pictures']:,}: "
+            + " and ".join(f"{round(float(value), 3):g}" for _, value in of_theirs),
+            f"{', '.join(of_ours[1][0].split(', ')[-2:])} "
+            "([card](data/pretrained/celeba/card.json), [card](data/pretrained/report/card.json))",
+        ),
+        (
+            "an edited face, off the truth where one answer changes it, in levels of 255",
+            told(edits["inside"]["edit"], 1),
+            f"not edited {told(edits['inside']['unedited'], 1)}",
+            f"{edits['edits']['count']} drawn faces ([record](data/results/drawn_edits.json))",
+        ),
+    ]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows).replace("| --- | --- | --- | --- |", "|---|---|---|---|")
+
+
+def results(root: Path = ROOT, check: bool = False) -> int:
+    """Put the table between its marks in the README; with `check` only say whether it differs, and return 1 if it does."""
+    page = root / "README.md"
+    old = page.read_text("utf-8")
+    before, begin, rest = old.partition(TABLE[0])
+    _, end, after = rest.partition(TABLE[1])
+    if not begin or not end:
+        raise SystemExit(f"README.md needs the lines {TABLE[0].strip()} and {TABLE[1]}: the table goes between them.")
+    new = before + begin + table(root) + end + after
+    if new != old:
+        print(f"README.md {'differs from what was measured' if check else 'rewritten'}")
+        if not check:
+            write(page, new)
+    return int(check and new != old)
+
+
 # The README's moving picture: these noises become these people, who then are asked for one thing after the other.
 PEOPLE = (7, 12, 1)
 ASKED = (
@@ -359,14 +473,17 @@ def sight(root: Path = ROOT) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="address | run | sight")
-    commands.add_parser("address").add_argument("--check", action="store_true", help="change nothing")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="address | run | results | sight")
+    for name in ("address", "results"):
+        commands.add_parser(name).add_argument("--check", action="store_true", help="change nothing")
     commands.add_parser("run").add_argument("names", nargs="*", metavar="NAME", help="with or without .ipynb")
     commands.add_parser("sight")
-    told = parser.parse_args(argv)
-    if told.command == "sight":
+    given = parser.parse_args(argv)
+    if given.command == "sight":
         return sight()
-    return address(check=told.check) if told.command == "address" else run(told.names)
+    if given.command == "results":
+        return results(check=given.check)
+    return address(check=given.check) if given.command == "address" else run(given.names)
 
 
 if __name__ == "__main__":

@@ -171,7 +171,7 @@ def test_the_address_is_written_by_hand_only_in_pyproject():
     address = PROJECT["urls"]["Repository"].encode()
     assert (ROOT / "pyproject.toml").read_bytes().count(address) == 1
     by_hand = {path.relative_to(ROOT) for path in in_git() if address in path.read_bytes() and path.suffix != ".ipynb"}
-    assert by_hand <= {Path("pyproject.toml"), Path("README.md")}
+    assert by_hand <= {Path("pyproject.toml"), Path("README.md"), Path("CITATION.cff")}
 
 
 # weights
@@ -313,6 +313,7 @@ def tree(tmp_path):
     (tmp_path / "notebooks").mkdir()
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     (tmp_path / "README.md").write_text("# facelab\n", "utf-8")
+    shutil.copy(ROOT / "CITATION.cff", tmp_path)
     nbformat.write(saved(), tmp_path / "notebooks/01_a.ipynb")
     return tmp_path
 
@@ -348,6 +349,39 @@ def test_address_rewrites_everything_once(tree, capsys):
     assert "/github/ann-b/faces/blob/v0.2.0rc1/notebooks/01_a.ipynb)" in head.source
     assert '"https://github.com/ann-b/faces"' in setup.source and '"v0.2.0rc1"' in setup.source
     assert old.place not in path.read_text("utf-8") and make.address(tree, check=True) == 0
+    cite = (tree / "CITATION.cff").read_text("utf-8")
+    assert "\nversion: 0.2.0rc1\nrepository-code: https://github.com/ann-b/faces\n" in cite
+
+
+def test_the_table_of_results_says_what_was_recorded(capsys):
+    assert make.results(check=True) == 0, capsys.readouterr().out + "run `python notebooks/make.py results`"
+    page = (ROOT / "README.md").read_text("utf-8")
+    rows = page.partition(make.TABLE[0])[2].partition(make.TABLE[1])[0].splitlines()
+    assert len(rows) > 8 and all(row.count(" | ") == 3 for row in rows if "---" not in row)
+    assert sum(bool(re.search(r"\[[-\d.]+, [\d.]+\]", row)) for row in rows) >= len(rows) - 3
+    for link in re.findall(r"\]\(([^)]+)\)", "\n".join(rows)):
+        assert (ROOT / link).is_file()
+
+
+def test_a_table_that_parts_from_the_records_is_noticed(tmp_path, capsys):
+    shutil.copytree(
+        ROOT / "data/results", tmp_path / "data/results", ignore=shutil.ignore_patterns("*.png", "*.safetensors")
+    )
+    for path in (ROOT / "data/pretrained").glob("*/card.json"):
+        (tmp_path / path.relative_to(ROOT)).parent.mkdir(parents=True)
+        shutil.copy(path, tmp_path / path.relative_to(ROOT))
+    shutil.copy(ROOT / "README.md", tmp_path)
+    assert make.results(tmp_path, check=True) == 0
+    path = tmp_path / "data/results/celeba_scales.json"
+    record = json.loads(path.read_text("utf-8"))
+    record["rows"][1]["distance"]["value"] = 99.94
+    path.write_text(json.dumps(record), "utf-8")
+    assert make.results(tmp_path, check=True) == 1 and "differs from what was measured" in capsys.readouterr().out
+    assert make.results(tmp_path) == 0 and "| 99.9 [" in (tmp_path / "README.md").read_text("utf-8")
+    assert make.results(tmp_path, check=True) == 0
+    (tmp_path / "README.md").write_text("# facelab\n", "utf-8")
+    with pytest.raises(SystemExit, match="needs the lines <!-- results --> and <!-- end of results -->"):
+        make.results(tmp_path)
 
 
 def test_the_setup_cell_is_in_shape(tmp_path):

@@ -108,6 +108,16 @@ def test_each_exercise_of_a_lesson_is_solved_by_its_solution(notebook, capsys):
         assert f"{name}: not yet." in capsys.readouterr().out and names[name] is reference
 
 
+@pytest.mark.parametrize("notebook", sorted(NOTEBOOKS.glob("0[2-7]*.ipynb")), ids=lambda path: path.stem)
+def test_a_lesson_opens_with_three_questions_from_earlier_ones(notebook):
+    head = "".join(json.loads(notebook.read_text("utf-8"))["cells"][0]["source"])
+    opens = r"\*Three questions from earlier lessons, to warm up\.\* (.+) <details><summary>Answers</summary>(.+)</details>$"
+    questions, answers = re.search(opens, head).groups()
+    assert questions.count("?") == 3 and questions.endswith("?")
+    told = {int(number) for number in re.findall(r"\b(0\d)\b", " ".join(re.findall(r"\(lessons? [^)]+\)", answers)))}
+    assert told and max(told) < int(notebook.name[:2])
+
+
 def test_guess_and_truth_stand_side_by_side(capsys):
     predict("How many?", 50).truth(92.17)
     assert capsys.readouterr().out == "How many?\n  your guess 50   the truth 92.2   off by 42\n"
