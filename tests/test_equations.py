@@ -217,7 +217,7 @@ def wilson():
 # 04 Ask louder, and what it costs
 
 
-@says("04", r"\nabla \log p(x_t) = (\text{signal}_t\, \hat x_0 - x_t) / \sigma_t^2")
+@says("04", r"\nabla \log p_t(x_t) = \frac{\text{signal}_t\, \hat x_0 - x_t}{\sigma_t^2},")
 def slope_of_the_density():
     """Against torch's own derivative of the density of a noisy picture, which is a mixture with a bell for each of a set."""
     y = randn(5, 1, 2, 2).clamp(-1, 1)
