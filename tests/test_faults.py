@@ -372,13 +372,17 @@ def disturbed(name, folder, right, seconds, luck, how):
 def interrupted(work, after: float) -> None:
     """Ctrl-C after so many seconds, in this process."""
 
+    at_work = [True]
+
     def ctrl_c(*_):
-        raise KeyboardInterrupt
+        if at_work:  # what comes later would interrupt the test itself
+            raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGALRM, ctrl_c)
     signal.setitimer(signal.ITIMER_REAL, max(after, 1e-6))
     try:
         work()
+        at_work.clear()
     except KeyboardInterrupt:
         pass
     finally:
