@@ -29,7 +29,7 @@ from facelab.widgets import WIDE, Dial, img
 PREVIEW = 0.3  # seconds that a preview may take
 PATIENCE = 1.0  # seconds before work is spoken of
 KEPT = 64  # drawn requests that are kept, so that the way back costs nothing
-FIRST = 7  # the seed it begins with: a person whom the shipped weights draw well, whatever is asked
+FIRST = 5  # the seed it begins with: a person whom the shipped weights draw well, whatever is asked
 ROWS = ("one, large", 1), ("a row of four", 4)
 PLACES = tuple(i / 20 for i in range(21))  # on a walk, where its slider can stand
 STATES = {1: "yes", -1: "no", 0: "not said"}
@@ -408,10 +408,10 @@ class AttributeExplorer(ipywidgets.VBox):
 
 
 # For those who only look: one person, asked for six things.
-SIX = ({}, {"Smiling": 1}, {"Blond_Hair": 1}, {"Black_Hair": 1, "Bangs": 1}, {"Male": 1}, {"Male": 1, "Young": -1})
+SIX = ({}, {"Smiling": 1}, {"Blond_Hair": 1}, {"Black_Hair": 1, "Bangs": 1}, {"Male": 1}, {"Male": 1, "Bald": 1})
 SIX_IN_WORDS = (
     "The same person in six states of the explorer, drawn for: anything; Smiling; Blond Hair; Bangs, Black Hair; Male; "
-    "Male, no Young."
+    "Bald, Male."
 )
 
 
