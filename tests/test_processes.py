@@ -37,6 +37,11 @@ CASES = {
 }
 
 
+def fp32(kind=None) -> torch.dtype:
+    """Where bfloat16 is fast training takes it, and rounding alone would part the two from the one."""
+    return torch.float32
+
+
 @contextlib.contextmanager
 def memory_for(most: int | None):
     """As if a training step with more than `most` pictures ran out of memory; None: as it is."""
@@ -119,6 +124,7 @@ def run(out: Path) -> None:
     """What one process of the two does."""
     accelerator = Accelerator(cpu=True)
     torch.set_num_threads(1)
+    train.precision = fp32
     rank, found = accelerator.process_index, {}
     for case, how in CASES.items():
         found |= {f"{case}: {name}": value for name, value in trained(out / case, **how).items()}
@@ -139,6 +145,13 @@ def launched(*words, processes=2, **env):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     env = os.environ | {"OMP_NUM_THREADS": "1", "FACELAB_DATA": "", "PYTHONPATH": str(ROOT)} | env
     return subprocess.run([*torchrun, *map(str, words)], capture_output=True, text=True, env=env)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def in_fp32():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "precision", fp32)
+        yield
 
 
 @pytest.fixture(scope="module")
