@@ -32,7 +32,7 @@ def test_other_words_are_drawn_and_read_back(capsys):
         last = lines.body.pop() if isinstance(lines.body[-1], ast.Expr) else None
         exec(compile(lines, "cell", "exec"), known)
         alts += [eval(compile(ast.Expression(last.value), "cell", "eval"), known).alt] if last else []
-    assert len(alts) == 3 and alts[0] == "Five drawn faces, asked for: Male, no Smiling."
+    assert len(alts) == 3 and alts[0] == "Five generated faces, asked for: Male, no Smiling."
     told = dict(re.findall(r"(\w+): asked [+-]1, read in (\d) of 5", capsys.readouterr().out))
     assert list(told) == ["Male", "Smiling"] and int(told["Male"]) >= 4 and int(told["Smiling"]) <= 1
     assert known["ticks"][-1] == len(known["faces"].schedule) - 1

@@ -112,7 +112,7 @@ def test_every_address_is_asked_once_and_the_dead_are_told(somewhere, tmp_path, 
 
 
 def test_all_alive_is_success_and_nobody_there_is_death(somewhere, tmp_path, capsys):
-    (tmp_path / "README.md").write_text(f"{somewhere}/here https://github.com/OWNER/facelab https://a.example/{{}}")
+    (tmp_path / "README.md").write_text(f"{somewhere}/here https://b.example/OWNER/facelab https://a.example/{{}}")
     assert external_links.main(tmp_path) == 0 and "1 addresses asked, 0 dead" in capsys.readouterr().out
     with http.server.HTTPServer(("127.0.0.1", 0), Somewhere) as gone:
         nobody = f"http://127.0.0.1:{gone.server_port}/here"
