@@ -45,7 +45,7 @@ def keep(folder: Path, jobs: dict[str, Callable[[], Tensor]], bar: tqdm | None =
         folder.mkdir(parents=True, exist_ok=True)
         beside = folder / f".{os.getpid()}"
         beside.touch()
-        beside.unlink()
+        beside.unlink(missing_ok=True)  # another thread of this process tries the folder by the same name
     except OSError as error:
         raise OSError(
             f"{folder} cannot be written ({error.strerror}): let FACELAB_CACHE name another folder."
