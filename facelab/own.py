@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from facelab.attributes import Attributes
+from facelab.attributes import number as single_number
 from facelab.data import Pictures
 
 SHOWN = 10  # wrong rows that are named; of the others only the number is told
@@ -75,12 +76,11 @@ class Columns:
         return torch.cat(parts, 1).float()
 
     def _value(self, name: str, wish) -> float:
-        # NumPy's and torch's numbers are numbers too.
         value = wish.item() if getattr(wish, "ndim", None) == 0 else wish
-        yes_no = isinstance(value, bool) and self.ranges[name] is None
-        if not yes_no and (isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value)):
+        value = float(value) if isinstance(value, bool) and self.ranges[name] is None else single_number(value)
+        if math.isnan(value):
             self._refuse(name, [wish])
-        return float(value)
+        return value
 
     def _refuse(self, name: str, wrong) -> None:
         if len(wrong) > 0:
