@@ -38,6 +38,7 @@ BADGE = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.
 # Folders that give a machine away, on any system.
 FOLDERS = r"/(?:home|root|Users|tmp|var|opt|mnt|srv|usr|work|workspaces?|content|private)/|[A-Za-z]:\\+Users\b"
 # Keys as those who give them out shape them, and words that come before one.
+SETUP_PART = re.compile(r"^# Setup, .*?(?:^plan = setup\(\)$|\Z)", re.MULTILINE | re.DOTALL)  # more may stand around it
 SECRETS = re.compile(
     r"\b(hf_\w{30,}|gh[pousr]_\w{30,}|github_pat_\w{40,}|sk-[\w-]{32,}|AKIA[0-9A-Z]{16}|AIza[\w-]{35}|xox[baprs]-[\w-]{10,})"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY|(?i:\b(api_?key|token|password|secret))\\?[\"']?\s*[=:]\s*\\?[\"'][^\"'\s]{8,}|://\w+:\w+@"
@@ -147,10 +148,11 @@ def addressed(book, name: str, about: Project):
         if cell.cell_type == "markdown":
             cell.source = relinked(cell.source, about)
     first = next((cell for cell in book.cells if cell.cell_type == "code"), None)
-    if first is None or not first.source.startswith("# Setup, "):
-        first = nbformat.v4.new_code_cell(id="setup")
+    if first is None or not SETUP_PART.search(first.source):
+        first = nbformat.v4.new_code_cell("# Setup, ", id="setup")
         book.cells.insert(1, first)
-    first.source = setup_cell(about)  # what it printed stays: it does not depend on the address
+    # What it printed stays: it does not depend on the address.
+    first.source = SETUP_PART.sub(lambda _: setup_cell(about), first.source, count=1)
     return book
 
 

@@ -19,6 +19,7 @@ from PIL import Image
 import facelab
 from facelab import pretrained
 from facelab.attributes import CELEBA
+from facelab.explorer import SIX_IN_WORDS
 from facelab.model import Denoiser
 from facelab.plan import PLANS
 
@@ -351,6 +352,26 @@ def test_address_rewrites_everything_once(tree, capsys):
     assert old.place not in path.read_text("utf-8") and make.address(tree, check=True) == 0
     cite = (tree / "CITATION.cff").read_text("utf-8")
     assert "\nversion: 0.2.0rc1\nrepository-code: https://github.com/ann-b/faces\n" in cite
+
+
+def test_address_keeps_what_stands_around_the_setup(tree):
+    path, about = tree / "notebooks/01_a.ipynb", make.project(tree)
+    book = saved()
+    book.cells[1].source = "# @title A tool\n# Setup, of old\n1 / 0\nplan = setup()\n\nshow(seven)"
+    nbformat.write(book, path)
+    make.address(tree)
+    told = [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+    assert told == [f"# @title A tool\n{make.setup_cell(about)}\n\nshow(seven)", "show(seven)"]
+    assert make.address(tree, check=True) == 0
+
+
+def test_the_explorers_page_is_one_folded_cell_with_a_still():
+    book = nbformat.read(ROOT / "notebooks/attribute_explorer.ipynb", 4)
+    (cell,) = (cell for cell in book.cells if cell.cell_type == "code")
+    assert cell.source.startswith("# @title ") and make.setup_cell(make.project(ROOT)) in cell.source
+    assert cell.metadata == {"cellView": "form", "jupyter": {"source_hidden": True}}
+    still = cell.outputs[-1].data["text/html"]
+    assert still.count("<img ") == 1 and f'alt="{SIX_IN_WORDS}"' in still
 
 
 def test_the_table_of_results_says_what_was_recorded(capsys):

@@ -16,7 +16,8 @@ by_name = {"ids": lambda path: path.stem}
 def code(path: Path) -> list[str]:
     """The cells of code but for the setup, which is the same everywhere."""
     cells = [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
-    return [source for source in cells if not source.startswith("# Setup, ")]
+    cells[0] = re.sub(r"^# Setup, .*?^plan = setup\(\)\n*", "", cells[0], flags=re.MULTILINE | re.DOTALL)
+    return [source for source in cells if source]
 
 
 def too_long(cells: list[str]) -> list[str]:
