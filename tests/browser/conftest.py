@@ -1,13 +1,15 @@
 """A real JupyterLab on this machine and a real Chromium before it: `notebook(source)` runs one cell and gives the page.
 
-The environment variable CHROMIUM names another browser than Debian's, PAGES=notebook takes Notebook 7 for JupyterLab.
-Nothing is fetched from outside. For ipywidgets 7, as Colab has it, make an environment of its own, with its own page side:
+The environment variable CHROMIUM names another browser than Debian's, PAGES=notebook takes Notebook 7 for JupyterLab, and
+FACELAB_JUPYTER another environment's `jupyter`, with its own kernel and its own page side. Nothing is fetched from outside.
+ipywidgets 7, as Colab has it, is tried so:
 
     python -m venv lab3
-    lab3/bin/python -m pip install -e ".[dev]" "jupyterlab==3.6.*" "ipywidgets==7.7.1" "ipykernel<7" "ipython==7.34.*"
-    lab3/bin/python -m pytest -m slow tests/browser
+    lab3/bin/python -m pip install -e . "jupyterlab==3.6.*" "jupyterlab_widgets<2" "ipywidgets==7.7.1" \\
+        "ipykernel<7" "ipython==7.34.*"
+    FACELAB_JUPYTER=lab3/bin/jupyter python -m pytest -m slow tests/browser
 
-and for Notebook 7 `pip install notebook`, then `PAGES=notebook python -m pytest -m slow tests/browser`.
+and Notebook 7 by `pip install notebook`, then `PAGES=notebook python -m pytest -m slow tests/browser`.
 """
 
 import importlib.util
@@ -29,9 +31,10 @@ import pytest
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 SWITCHES = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
     --disable-component-update --disable-sync --disable-dev-shm-usage""".split()
-# The server, where it opens a notebook, and the trait by which the page shows itself to a test.
-PAGES = {"lab": ("jupyterlab", "doc/tree", "LabApp"), "notebook": ("notebook", "notebooks", "JupyterNotebookApp")}
-SERVER, PLACE, APP = PAGES[os.environ.get("PAGES", "lab")]
+# Where a notebook is opened, the package, and the trait by which the page shows itself to a test.
+PAGES = {"lab": ("doc/tree", "jupyterlab", "LabApp"), "notebook": ("notebooks", "notebook", "JupyterNotebookApp")}
+PLACE, PACKAGE, APP = PAGES[FRONT := os.environ.get("PAGES", "lab")]
+JUPYTER = os.environ.get("FACELAB_JUPYTER")
 KNOWN = "undefined (reading 'schema')"  # Notebook 7 stumbles so over its own settings, for a bare 1 + 1 too
 PATIENCE = 120_000  # ms; a busy machine with two cores starts a kernel that imports torch in half a minute
 RUN = """async () => {
@@ -46,8 +49,10 @@ RUN = """async () => {
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory):
     """(address, notebook folder) of a JupyterLab that knows nothing of this user's settings."""
-    if importlib.util.find_spec(SERVER) is None:
-        skip_loudly(f"{SERVER} is not installed (pip install {SERVER})")
+    if JUPYTER and not shutil.which(JUPYTER):
+        skip_loudly(f"there is no {JUPYTER} (FACELAB_JUPYTER)")
+    if not JUPYTER and importlib.util.find_spec(PACKAGE) is None:
+        skip_loudly(f"{PACKAGE} is not installed (pip install {PACKAGE})")
     home = tmp_path_factory.mktemp("lab")
     root, settings = home / "notebooks", home / "settings/@jupyterlab/apputils-extension"
     root.mkdir()
@@ -64,11 +69,12 @@ def lab(tmp_path_factory):
     switches = ["--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0"]
     switches += [f"--ServerApp.root_dir={root}", "--IdentityProvider.token=", f"--{APP}.expose_app_in_browser=True"]
     log = (home / "log").open("wb")
-    server = subprocess.Popen([sys.executable, "-m", SERVER, *switches], env=env, stdout=log, stderr=log)
+    command = [JUPYTER, FRONT] if JUPYTER else [sys.executable, "-m", PACKAGE]
+    server = subprocess.Popen([*command, *switches], env=env, stdout=log, stderr=log)
     address = f"http://127.0.0.1:{port}"
     try:
         for _ in range(240):
-            assert server.poll() is None, f"{SERVER} stopped: {(home / 'log').read_text()[-2000:]}"
+            assert server.poll() is None, f"{PACKAGE} stopped: {(home / 'log').read_text()[-2000:]}"
             try:
                 urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"{address}/api", timeout=5).close()
                 break
@@ -127,25 +133,32 @@ def complaints():
 
 @pytest.fixture
 def notebook(browser, lab, request):
-    """notebook(source) -> the page of a new notebook whose one cell holds `source` and has begun to run."""
+    """notebook(source) -> the page of a new notebook whose one cell holds `source` and has begun to run.
+
+    A path in place of a source is a saved notebook, shown as it was saved until `page.evaluate(notebook.run)`.
+    """
     address, root = lab
     pages, faults = [], []
 
-    def run(source: str, width: int = 1200, height: int = 1000):
+    def run(source: str | Path, width: int = 1200, height: int = 1000):
         name = f"{request.node.name}-{len(pages)}.ipynb"
-        metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-        nbformat.write(
-            nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)], metadata=metadata), root / name
-        )
+        if saved := isinstance(source, Path):
+            shutil.copy(source, root / name)
+        else:
+            metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+            cells = [nbformat.v4.new_code_cell(source)]
+            nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), root / name)
         page = browser.new_page(viewport={"width": width, "height": height})
         pages.append(page)
         page.set_default_timeout(PATIENCE)
         page.on("pageerror", lambda fault: faults.append(fault) if KNOWN not in fault.message else None)
         page.goto(f"{address}/{PLACE}/{name}")
         page.wait_for_function("window.jupyterapp?.shell?.currentWidget?.sessionContext")
-        page.evaluate(RUN)
+        if not saved:
+            page.evaluate(RUN)
         return page
 
+    run.run = RUN
     yield run
     for page in pages:
         # Its kernel holds torch, half a gigabyte.
