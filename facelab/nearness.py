@@ -139,7 +139,7 @@ def memory(told: argparse.Namespace) -> tuple[str, dict, str]:
         "model": str(paints),
         "train, held out": [train.source, held_out.source],
         "seed": told.seed,
-        "command": command(told, "memory", "count", "steps", "seed"),
+        "command": command(told, "memory", "count", "steps", "seed", *_unusual(told)),
     }
     cells = [("of", *found), *((of, *(str(row[of]) for row in found.values())) for of in sets)]
     plain = {word: {of: control.plain(share) for of, share in row.items()} for word, row in found.items()}
@@ -288,6 +288,12 @@ def _record(told, table: Scores, seen: dict[str, Tensor], about: dict) -> None:
         save_features(told.out / f"table_1_{slug}.safetensors", features[: told.keep_features], words)
 
 
+def _unusual(told) -> list[str]:
+    """Flags that are worth repeating only where something else than usual was told."""
+    usual = {"features": ["auto"], "replicates": 0, "keep_features": 0}
+    return [flag for flag, value in usual.items() if getattr(told, flag) != value]
+
+
 def _about(told, part: str, real: str, *flags: str) -> dict:
     return {
         "what": "distance to real faces, beside the floor (other real faces) and the controls (broken sets)",
@@ -297,5 +303,5 @@ def _about(told, part: str, real: str, *flags: str) -> dict:
         "intervals of distances": f"{told.replicates or 'no'} bootstrap replicates"
         + ", by influence" * (not told.replicates),
         "seed": told.seed,
-        "command": command(told, part, "count", "steps", "seed", *flags, *["replicates"] * (told.replicates > 0)),
+        "command": command(told, part, "count", "steps", "seed", *flags, *_unusual(told)),
     }

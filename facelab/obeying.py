@@ -116,7 +116,8 @@ def command(told: argparse.Namespace, part: str, *flags: str) -> str:
         value = getattr(told, flag)
         if value is not None:
             many = value if isinstance(value, (list, tuple)) else [value]
-            words.append(f"--{flag} {' '.join(f'{one:g}' if isinstance(one, float) else str(one) for one in many)}")
+            told_as = (f"{one:g}" if isinstance(one, float) else str(one) for one in many)
+            words.append(f"--{flag.replace('_', '-')} {' '.join(told_as)}")
     if "steps" in flags:
         words.append(f"--solver {told.solver}")
     if told.names and "each" in flags:

@@ -77,7 +77,9 @@ def test_how_long_scores_take_is_told_part_by_part(monkeypatch, capsys):
     *parts, about = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in parts[-2:]] == ["the table", "all"] and len(parts) == 5
     clock = [float(re.search(r"([\d.]+) s ", line)[1]) for line in parts]
-    assert abs(sum(clock[:-1]) - clock[-1]) < 0.3 and "20 pictures of each set, 2 replicates for each of 3 rows" in about
+    assert (
+        abs(sum(clock[:-1]) - clock[-1]) < 0.3 and "20 pictures of each set, 2 replicates for each of 3 rows" in about
+    )
 
 
 def test_a_system_that_tells_neither_processor_nor_cpu_time_is_measured_too(monkeypatch, tmp_path):

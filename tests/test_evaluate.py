@@ -2,8 +2,11 @@
 
 import dataclasses
 import json
+import re
 from argparse import ArgumentParser
+from pathlib import Path
 
+import nbformat
 import pytest
 import torch
 
@@ -59,6 +62,17 @@ def told_in(few, name):
 
 
 # distance
+
+
+def test_what_a_lesson_says_makes_a_record_is_a_command():
+    parser, told = evaluate.arguments(ArgumentParser()), {}
+    for path in (Path(__file__).resolve().parents[1] / "notebooks").glob("0*.ipynb"):
+        source = "\n".join(cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code")
+        for name, words in re.findall(r'\brecorded\(\s*f?"([\w{}]+)",\s*f?"([^"]+)"', source):
+            fill = {"model": "drawn", "said": "3"}
+            told[name.format(**fill)] = parser.parse_args(words.format(**fill).split()).what[0]
+    assert told["celeba_halves"] == "halves" and told["drawn_control_3"] == "control-3" and len(told) >= 8
+    assert told["drawn_judge"] == "drawn-judge" and told["celeba_memory"] == "memory"
 
 
 def test_a_table_is_printed_and_written_only_where_asked(few, capsys):
@@ -157,6 +171,7 @@ def test_table_1_names_what_is_missing(few, weights, monkeypatch, capsys):
         "inconclusive",
     }
     assert "missing" not in shown and "seconds a picture" in shown
+    assert told["table"]["command"].endswith("--features judge --keep-features 20 --solver ddim --out data/results")
     kept, about = features.load_features(str(few / "out/table_1_ours_plain.safetensors"))
     assert (
         kept.shape == (20, 8)
