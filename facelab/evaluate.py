@@ -106,6 +106,7 @@ def arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     add("--solver", choices=tuple(SOLVERS), default="ddim", help="which solver makes them")
     add("--calls", nargs="+", type=int, default=costs.FEWER, help="calls: how many calls are compared")
     add("--solvers", nargs="+", choices=tuple(SOLVERS), default=tuple(SOLVERS), help="calls: which solvers")
+    add("--replicates", type=int, default=0, help="of a distance, for its interval; 0 takes a formula")
     add("--seed", type=int, default=0)
     add("--out", type=Path, metavar="DIR", help="where tables go, as JSON; without it they are only printed")
     add("--keep-features", type=int, default=0, metavar="N", help="table-1: keep the features of N pictures a line too")

@@ -93,7 +93,7 @@ def table_1(told: argparse.Namespace) -> tuple[str, dict, str]:
             "seconds": seconds(paints, told_them, line.scale),
         }
     tables, seen = against_real(told, known, drawn)
-    verdicts = _verdicts(seen, list(drawn))
+    verdicts = _verdicts(told, seen, list(drawn))
     about = _about(told, "table-1", known.source) | {
         "weights": {line.of: str(painters[line.weights]) for line in lines if line.weights in painters},
         "missing": missing,
@@ -139,7 +139,7 @@ def memory(told: argparse.Namespace) -> tuple[str, dict, str]:
         "model": str(paints),
         "train, held out": [train.source, held_out.source],
         "seed": told.seed,
-        "command": command(told, "memory", "count", "steps", "seed"),
+        "command": command(told, "memory", "count", "steps", "seed", *_unusual(told)),
     }
     cells = [("of", *found), *((of, *(str(row[of]) for row in found.values())) for of in sets)]
     plain = {word: {of: control.plain(share) for of, share in row.items()} for word, row in found.items()}
@@ -210,6 +210,8 @@ def reference(told: argparse.Namespace, which: str) -> Reference:
     """
     if told.count < LEAST:
         raise ValueError(f"--count must be at least {LEAST}, got {told.count}.")
+    if told.replicates < 0 or told.replicates == 1:
+        raise ValueError(f"--replicates must be 0, or at least 2 for a standard deviation, got {told.replicates}.")
     looking, generator = eyes(told, which), torch.Generator().manual_seed(told.seed)
     if which == "celeba" and data.which_faces() != "celeba":
         if [eye.name for eye in looking] != [EFFICIENTNET]:
@@ -235,7 +237,7 @@ def against_real(told, known: Reference, drawn: dict[str, Tensor]) -> tuple[list
         else:
             real, other, count = look(known.real), look(known.other), told.count
             sets = seen | {f"other real ones, blurred by {BLUR:g} pixel (a control)": look(blurred(known.other, BLUR))}
-        tables.append(evaluate(real, sets, eye, other, count=count, seed=told.seed))
+        tables.append(evaluate(real, sets, eye, other, count=count, seed=told.seed, replicates=told.replicates))
         first = first or {"real": real} | seen
     return tables, first
 
@@ -266,10 +268,10 @@ def _calls(told, line: Line) -> str:
     return f"{told.steps}" if line.scale == 1 else f"{told.steps} x 2"
 
 
-def _verdicts(seen: dict[str, Tensor], names: list[str]) -> dict:
+def _verdicts(told, seen: dict[str, Tensor], names: list[str]) -> dict:
     """Of every two lines; A's distance minus B's, to the same real pictures."""
     pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
-    return {(a, b): verdict(seen["real"], seen[a], seen[b]) for a, b in pairs}
+    return {(a, b): verdict(seen["real"], seen[a], seen[b], told.replicates, told.seed) for a, b in pairs}
 
 
 def _record(told, table: Scores, seen: dict[str, Tensor], about: dict) -> None:
@@ -286,12 +288,20 @@ def _record(told, table: Scores, seen: dict[str, Tensor], about: dict) -> None:
         save_features(told.out / f"table_1_{slug}.safetensors", features[: told.keep_features], words)
 
 
+def _unusual(told) -> list[str]:
+    """Flags that are worth repeating only where something else than usual was told."""
+    usual = {"features": ["auto"], "replicates": 0, "keep_features": 0}
+    return [flag for flag, value in usual.items() if getattr(told, flag) != value]
+
+
 def _about(told, part: str, real: str, *flags: str) -> dict:
     return {
         "what": "distance to real faces, beside the floor (other real faces) and the controls (broken sets)",
         "real": real,
         "count": told.count,
         "drawn in": drawing(told),
+        "intervals of distances": f"{told.replicates or 'no'} bootstrap replicates"
+        + ", by influence" * (not told.replicates),
         "seed": told.seed,
-        "command": command(told, part, "count", "steps", "seed", *flags),
+        "command": command(told, part, "count", "steps", "seed", *flags, *_unusual(told)),
     }

@@ -6,6 +6,7 @@ share the work. Requests are rows of the official lists, so that none needs a pi
 
 import argparse
 import dataclasses
+import itertools
 import os
 from pathlib import Path
 
@@ -27,7 +28,7 @@ TWELVE = (
 ).split()
 JUDGES = {"celeba": "judge", "drawn": "drawn-judge"}
 DRAWN_ROWS = 2000  # drawn faces of the train partition: enough to ask from, and for a floor
-HALVES = (-1.0, -0.5, 0.0, 0.5, 1.0)
+HALVES, EVERY = (-1.0, -0.5, 0.0, 0.5, 1.0), "all of these"
 SOLVERS = {"ddim": DDIM, "heun": Heun, "adams-bashforth": AdamsBashforth}
 
 
@@ -115,7 +116,8 @@ def command(told: argparse.Namespace, part: str, *flags: str) -> str:
         value = getattr(told, flag)
         if value is not None:
             many = value if isinstance(value, (list, tuple)) else [value]
-            words.append(f"--{flag} {' '.join(f'{one:g}' if isinstance(one, float) else str(one) for one in many)}")
+            told_as = (f"{one:g}" if isinstance(one, float) else str(one) for one in many)
+            words.append(f"--{flag.replace('_', '-')} {' '.join(told_as)}")
     if "steps" in flags:
         words.append(f"--solver {told.solver}")
     if told.names and "each" in flags:
@@ -196,25 +198,34 @@ def halves(told: argparse.Namespace) -> tuple[str, dict, str]:
     paints = painter(told)
     judge, names, each = judge_of(paints.which), names_of(told, paints.attributes), max(5, told.each // 5)
     columns = torch.tensor([paints.attributes.index(name) for name in names]).repeat_interleave(each)
-    scale, rows = told.scales[min(1, len(told.scales) - 1)], {name: {} for name in names}
-    for value in HALVES:
+    scales, at = (
+        {f"{scale:g}": {name: {} for name in [EVERY, *names]} for scale in told.scales},
+        torch.arange(len(columns)),
+    )
+    for scale, value in itertools.product(told.scales, HALVES):
         cond = torch.zeros(len(columns), len(paints.attributes))
-        cond[torch.arange(len(columns)), columns] = value
-        yes = control.read(judge, paints.draw(cond, scale))[torch.arange(len(columns)), columns] > 0
-        for name, hits in zip(names, yes.reshape(-1, each).sum(1).tolist(), strict=True):
-            rows[name][f"{value:g}"] = proportion(hits, each)
+        cond[at, columns] = value
+        # Where nothing is asked there is nothing to insist on: one drawing serves every scale.
+        drawn = paints.draw(cond, scale if value else 1.0)
+        hits = (control.read(judge, drawn)[at, columns] > 0).reshape(-1, each).sum(1).tolist()
+        for name, yes in zip(names, hits, strict=True):
+            scales[f"{scale:g}"][name][f"{value:g}"] = proportion(yes, each)
+        scales[f"{scale:g}"][EVERY][f"{value:g}"] = proportion(sum(hits), each * len(names))
     about = {
         "what": "the share read yes, where this attribute alone is asked for by so much",
         "model": str(paints),
         "each": each,
-        "scale": scale,
         "drawn in": drawing(told),
         "seed": told.seed,
         "command": command(told, "halves", "each", "steps", "seed", "scales"),
     }
-    cells = [("attribute", *map("{:g}".format, HALVES)), *((n, *map(str, row.values())) for n, row in rows.items())]
-    found = {name: {value: control.plain(share) for value, share in row.items()} for name, row in rows.items()}
-    return f"{paints.name}_halves", {"halves": about, "rows": found}, f"{about['what']}\n{as_text(cells)}"
+    cells = [("scale", "attribute", *map("{:g}".format, HALVES))]
+    cells += [(scale, name, *map(str, row.values())) for scale, rows in scales.items() for name, row in rows.items()]
+    found = {
+        scale: {name: {value: control.plain(share) for value, share in row.items()} for name, row in rows.items()}
+        for scale, rows in scales.items()
+    }
+    return f"{paints.name}_halves", {"halves": about, "scales": found}, f"{about['what']}\n{as_text(cells)}"
 
 
 def drawn_judge(told: argparse.Namespace) -> tuple[str, dict, str]:

@@ -69,6 +69,19 @@ def test_the_whole_table_at_the_smallest_size(command, monkeypatch, tmp_path, ca
         assert words in out
 
 
+def test_how_long_scores_take_is_told_part_by_part(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import scoring
+
+    scoring.main(20, 2)
+    *parts, about = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in parts[-2:]] == ["the table", "all"] and len(parts) == 5
+    clock = [float(re.search(r"([\d.]+) s ", line)[1]) for line in parts]
+    assert (
+        abs(sum(clock[:-1]) - clock[-1]) < 0.3 and "20 pictures of each set, 2 replicates for each of 3 rows" in about
+    )
+
+
 def test_a_system_that_tells_neither_processor_nor_cpu_time_is_measured_too(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
     module = loaded(monkeypatch)

@@ -2,8 +2,11 @@
 
 import dataclasses
 import json
+import re
 from argparse import ArgumentParser
+from pathlib import Path
 
+import nbformat
 import pytest
 import torch
 
@@ -59,6 +62,17 @@ def told_in(few, name):
 
 
 # distance
+
+
+def test_what_a_lesson_says_makes_a_record_is_a_command():
+    parser, told = evaluate.arguments(ArgumentParser()), {}
+    for path in (Path(__file__).resolve().parents[1] / "notebooks").glob("0*.ipynb"):
+        source = "\n".join(cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code")
+        for name, words in re.findall(r'\brecorded\(\s*f?"([\w{}]+)",\s*f?"([^"]+)"', source):
+            fill = {"model": "drawn", "said": "3"}
+            told[name.format(**fill)] = parser.parse_args(words.format(**fill).split()).what[0]
+    assert told["celeba_halves"] == "halves" and told["drawn_control_3"] == "control-3" and len(told) >= 8
+    assert told["drawn_judge"] == "drawn-judge" and told["celeba_memory"] == "memory"
 
 
 def test_a_table_is_printed_and_written_only_where_asked(few, capsys):
@@ -124,6 +138,16 @@ def test_any_number_of_processes_draw_the_same_and_the_first_one_tells(few, monk
     assert measure("distance") == 0 and told_in(few, "painter_distance") and len(drawn) == 3
 
 
+def test_intervals_by_bootstrap_are_a_choice_and_are_told(few):
+    assert measure("distance", out="first") == 0 and measure("distance", "--replicates", "3") == 0
+    first, second = (json.loads((few / out / "painter_distance.json").read_text()) for out in ("first", "out"))
+    assert "--replicates" not in first["distance"]["command"] and "--replicates 3" in second["distance"]["command"]
+    assert second["distance"]["intervals of distances"] == "3 bootstrap replicates"
+    for a, b in zip(*(told["scores"][0]["rows"] for told in (first, second)), strict=True):
+        assert a["distance-24"]["value"] == b["distance-24"]["value"] and a["distance-24"] != b["distance-24"]
+        assert a["kernel distance-24"] == b["kernel distance-24"]
+
+
 def test_weights_that_take_no_condition_are_asked_once(few):
     assert measure("distance", model="unconditional") == 0
     rows = [row["of"] for row in told_in(few, "unconditional_distance")["scores"][0]["rows"]]
@@ -147,6 +171,7 @@ def test_table_1_names_what_is_missing(few, weights, monkeypatch, capsys):
         "inconclusive",
     }
     assert "missing" not in shown and "seconds a picture" in shown
+    assert told["table"]["command"].endswith("--features judge --keep-features 20 --solver ddim --out data/results")
     kept, about = features.load_features(str(few / "out/table_1_ours_plain.safetensors"))
     assert (
         kept.shape == (20, 8)
@@ -222,12 +247,18 @@ def test_half_requests_come_from_the_same_noise(few, monkeypatch, weights):
 
     monkeypatch.setattr(obeying.Painter, "draw", spy)
     assert measure("halves") == 0
-    rows = told_in(few, "painter_halves")["rows"]
-    assert list(rows) == ["Smiling", "Male"] and list(rows["Male"]) == ["-1", "-0.5", "0", "0.5", "1"]
-    assert [cond.abs().max().item() for cond, _ in asked] == [1, 0.5, 0, 0.5, 1]
+    scales = told_in(few, "painter_halves")["scales"]
+    assert list(scales) == ["1", "2"]
+    for rows in scales.values():
+        assert list(rows) == [obeying.EVERY, "Smiling", "Male"] and rows["Male"]["1"]["count"] == 5
+        for value in ("-1", "-0.5", "0", "0.5", "1"):
+            every, *each = (row[value] for row in rows.values())
+            assert every["count"] == 10 and every["share"] == pytest.approx(sum(one["share"] for one in each) / 2)
+    assert [cond.abs().max().item() for cond, _ in asked] == [1, 0.5, 0, 0.5, 1] * 2
+    assert [scale for _, scale in asked] == [1, 1, 1, 1, 1, 2, 2, 1, 2, 2], "nothing asked is no louder at 2"
     last = asked[-1][0]
     assert last[:5, DRAWN.index("Smiling")].tolist() == [1] * 5 and last[5:, DRAWN.index("Male")].tolist() == [1] * 5
-    assert (last != 0).sum() == 10 and rows["Male"]["1"]["count"] == 5
+    assert (last != 0).sum() == 10
 
 
 def test_the_judge_of_drawings_is_judged_on_three_kinds(few, capsys):
@@ -264,6 +295,7 @@ def test_blur_is_found_again():
         (["--count", "1"], "--count above 1"),
         (["--count", "61"], "needs as many real faces, and 60 score, 80 train"),
         (["--count", "19"], "--count must be at least 20, got 19"),
+        (["--replicates", "1"], "--replicates must be 0, or at least 2"),
         (["--features", "vgg"], "features must be auto"),
         (["--features", "inception"], "put that file by hand into"),
         (["--features", "inception", "--download"], "refused under pytest"),
