@@ -549,7 +549,7 @@ EXERCISES = {
         (
             "Ticks run from 0 to ticks - 1, each with the same chance: how wide is the piece of [0, 1) that each one gets?",
             "Each gets 1 / ticks, so u * ticks runs from 0 to just below ticks, and each tick is what stands before the point.",
-            "(u * ticks).long() cuts off what stands behind it.",
+            ".long() cuts off what stands behind it.",
         ),
         {
             "the last tick is never drawn: that is randint(0, ticks - 1), and sampling starts where nothing was trained.": (
@@ -782,7 +782,7 @@ EXERCISES = {
         ],
         (
             "Each of the two conditions holds often by itself; what is never shown is both at once.",
-            "(hand > 15) & (tool > 20)",
+            "Of two tables of booleans & is true where both are; put each comparison in brackets.",
         ),
         {
             "that holds out every hand beyond 15 and every tool beyond 20: then neither is ever seen. Hold out both at once.": (
@@ -807,7 +807,7 @@ EXERCISES = {
             "begin with the two traces.",
             "What the shapes share is the trace of the root of a matrix: the sum of the roots of its eigenvalues. Those of "
             "sqrt(A) B sqrt(A) are those of A @ B.",
-            "torch.linalg.eigvals(cov_a @ cov_b).real.clamp(min=0).sqrt().sum() is shared; the answer ends in - 2 * shared.",
+            "torch.linalg.eigvals gives complex numbers: take .real, clamp(min=0), then the roots. What is shared counts twice.",
         ),
         {
             "the root is taken number by number: a matrix has another. Take roots of eigenvalues.": lambda m, a, n, b: (
@@ -840,7 +840,7 @@ EXERCISES = {
             "Against u = 1 / count the distances lie nearly on a straight line. Where is u when the count is infinite?",
             "At 0: so it is the line's height there. The slope of a line through points is the sum of the products of both "
             "deviations from their means, over the sum of the squared deviations of u.",
-            "distances.mean() - slope * u.mean()",
+            "The line goes through the point of both means: walk from there back to u = 0, by u.mean(), along the slope.",
         ),
         {
             "the line is drawn against the count: draw it against 1 / count.": lambda n, d: at_infinity(1 / n, d),
