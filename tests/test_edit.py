@@ -201,6 +201,37 @@ def test_what_hardly_differs_goes_the_way_it_came(made):
         assert_close(held[..., :3], loose[..., :3])
         assert held[..., :3].mean() > 0.8
     assert torch.equal(edit(left_half(made), x_0, was, was, ddim(made), 11, keep=0.3), x_0), "where nothing differs"
+    # Each picture by its own largest difference, however much another one changes.
+    wish = torch.tensor([[1.0], [-0.8], [0.0]])
+    many = edit(left_half(made), x_0, was, wish, ddim(made), 11, keep=0.3)
+    alone = [edit(left_half(made), x_0[i : i + 1], was, wish[i], ddim(made), 11, keep=0.3) for i in range(3)]
+    assert_close(many, torch.cat(alone))
+
+
+def test_a_lone_pixel_that_differs_is_no_change():
+    made, shape = straight(), torch.zeros(1, 8, 8).double()
+    shape[..., :3] = shape[..., 5, 6] = 0.4
+    world = GaussianDenoiser(lambda c: c[:, 0].reshape(-1, 1, 1, 1) * shape, 0.3, made)
+    x_0, (was, wish) = randn(1, 1, 8, 8) * 0.3, torch.tensor([[-1.0], [1.0]])
+    loose, held = (edit(world, x_0, was, wish, ddim(made), 5, keep=keep) - x_0 for keep in (0.0, 0.3))
+    assert loose[0, 0, 5, 6] > 0.5 and (held[..., 6:] == 0).all() and held[..., :3].mean() > 0.5
+
+
+def test_what_is_held_is_as_noisy_as_its_tick_all_the_way():
+    """A network sees the picture as a whole: clean pixels among noisy ones would tell it what no training did."""
+    made, x_0, calls = straight(), randn(3, 1, 8, 8) * 0.3, []
+    world = left_half(made)
+
+    def listening(x_t, t, cond):
+        calls.append((t, x_t[:3]))
+        return world(x_t, t, cond)
+
+    edit(listening, x_0, torch.tensor([-1.0]), torch.tensor([1.0]), ddim(made), 5, 2.0, 20, 0.3)
+    there, back = dict(calls[:-11]), dict(calls[-4:])
+    assert list(back) == [799, 599, 399, 199]
+    for t, x_t in back.items():
+        assert_close(x_t[..., 6:], there[t][..., 6:], rtol=0, atol=1e-6)
+        assert (x_t[..., :3] - there[t][..., :3]).abs().min() > 0.01
 
 
 def test_keeping_asks_six_times_more_and_no_more():

@@ -120,6 +120,7 @@ def test_silence_keeps_all_but_the_words():
     asked = Request(model(), (1, 0, -1), seed=5, people=4, scale=3.0, steps=7)
     silent = asked.silent()
     assert silent.asked == {} and (silent.seed, silent.people, silent.steps) == (5, 4, 7)
+    assert silent == dataclasses.replace(asked, scale=5.0).silent(), "so that it is drawn once for every guidance"
     # Guided or plain, nothing asked is drawn alike, and plainly.
     assert torch.equal(silent.draw(), dataclasses.replace(silent, scale=3.0).draw())
     assert not torch.equal(silent.draw(), asked.draw())
@@ -265,6 +266,8 @@ def test_judges_are_those_of_the_attributes():
         sure = sure_of(reads, torch.zeros(2, *shape))
         assert sure.shape == (2, len(attributes)) and reads.attributes.names == attributes.names
         assert bool(((sure.sum(1) - 1).abs() < 1e-5).all()) == attributes.exclusive
+        between = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        assert torch.equal(sure_of(reads, between), sure_of(reads, as_saved(between))), "as the file would show it"
 
 
 # The explorer, with no browser
@@ -596,6 +599,10 @@ def test_the_way_back_costs_nothing(explorer, monkeypatch):
         explorer.seed.value = seed
         explorer.wait()
     assert [request.seed for request in explorer._kept] == [2, 3, 4]
+    for seed in (2, 5):
+        explorer.seed.value = seed
+        explorer.wait()
+    assert [request.seed for request in explorer._kept] == [4, 2, 5], "what was looked at last goes last"
 
 
 def test_long_work_is_told(explorer, monkeypatch):

@@ -230,6 +230,13 @@ def test_a_scale_for_each_attribute():
     assert_close(got, nothing + 4 * (hat - nothing) + 0.5 * (smile - nothing) + (rest - nothing))
 
 
+def test_half_an_answer_is_half_an_answer_in_a_composition():
+    fake = Fake()
+    compositional(fake, HATS, {"Smile": 3, "Hat": 1})(X_T[:1], 5, torch.tensor([0.5, -0.2, 1.0]))
+    ((_, _, conds),) = fake.calls
+    assert sorted(conds.abs().sum(1).tolist()) == pytest.approx([0, 0.2, 0.5, 1.0])
+
+
 def test_one_attribute_named_and_asked_alone_is_classifier_free():
     cond, fake = torch.tensor([0.0, 1.0, 0.0]), Fake()
     assert_close(compositional(fake, HATS, {"Smile": 3})(X_T, 5, cond), classifier_free(fake, 3)(X_T, 5, cond))

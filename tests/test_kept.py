@@ -38,6 +38,15 @@ def test_a_stopped_run_goes_on_and_damage_is_noticed(tmp_path):
     assert done == [0, 1, 2, 1, 3, 4, 5] and kept(files["job1"]).tolist() == [[1] * 3] * 2
 
 
+def test_a_batch_whose_numbers_have_changed_is_done_again(tmp_path):
+    done = []
+    file = keep(tmp_path, jobs(done))["job2"]
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    assert kept(keep(tmp_path, jobs(done))["job2"]).tolist() == [[2] * 3] * 2 and done[6:] == [2]
+
+
 def test_what_another_process_has_in_hand_comes_last(tmp_path):
     done, held = [], threading.Event()
 
@@ -80,4 +89,7 @@ def test_names_tell_words_and_tensors_apart():
     a, b = torch.arange(6.0), torch.arange(6)
     names = [name_of(1), name_of("1"), name_of(tensors=[a]), name_of(tensors=[b]), name_of(tensors=[a.reshape(2, 3)])]
     names += [name_of(1, tensors=[a]), name_of(tensors=[a + 1]), name_of(tensors=[torch.tensor(1)])]
+    names += [name_of(tensors=[torch.zeros(2, dtype=kind)]) for kind in (torch.float32, torch.int32)]  # the same bytes
+    last = torch.zeros(5000, 1).index_fill(0, torch.tensor([4999]), 1)
+    names += [name_of(tensors=[many]) for many in (torch.zeros(5000, 1), last)]
     assert len(set(names)) == len(names) and name_of(1, tensors=[a]) == name_of(1, tensors=[a.clone()])

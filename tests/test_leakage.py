@@ -1,6 +1,7 @@
 """What else moves: worlds in which it is known exactly what is dragged along, and by how much."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -8,7 +9,8 @@ import torch
 from facelab.attributes import Attributes
 from facelab.control import mean_obeyed, obeyed_by, plain
 from facelab.data import Pictures
-from facelab.leakage import amplification, leakage, mean_amplification
+from facelab.leakage import Amplified, Leak, Leakage, amplification, leakage, mean_amplification
+from facelab.metrics import Difference, Proportion
 
 NAMES = Attributes(["Hat", "Glasses", "Smiling", "Male"])
 
@@ -94,6 +96,26 @@ def test_of_many_cells_hardly_any_is_sure_by_luck():
     assert 30 < sum(cell.more.low > 0 or cell.more.high < 0 for cell in off) < 120, "95 % intervals miss one in twenty"
 
 
+def test_beside_few_real_faces_a_leak_is_not_sure():
+    """Eight of ten with a hat are men, two of ten without: one look would not call that luck, one of twelve may."""
+    answers = torch.ones(20, 4, dtype=torch.int8)
+    answers[10:, 0], answers[8:18, 3], answers[::2, 1:3] = -1, -1, -1
+    seen = FAIR.clone()
+    seen[COND[:, 0] != 0, 3] = torch.tensor([1, -1], dtype=torch.int8).repeat(400)  # drawn, half are men either way
+    (cell,) = (c for c in leakage(seen, COND, answers, faces(answers)).cells if (c.asked, c.moved) == ("Hat", "Male"))
+    assert cell.real.value == pytest.approx(0.6) and cell.drawn.value == 0
+    assert cell.more.high < -0.1 and not cell.sure
+
+
+def test_the_strongest_leaks_are_the_farthest_either_way():
+    told = [("Hat", "Male", 0.5), ("Hat", "Hat", 0.9), ("Male", "Hat", -0.7), ("Male", "Smiling", 0.2)]
+    nothing, sizes = Difference(0.0, 0.0, 0.0), [Difference(value, value - 0.1, value + 0.1) for *_, value in told]
+    cells = [Leak(i, j, nothing, nothing, more, True) for (i, j, _), more in zip(told, sizes, strict=True)]
+    found = Leakage((*cells, cells[0]._replace(moved="Glasses", sure=False)), ("Hat", "Male"), NAMES.names)
+    assert [cell.more.value for cell in found.strongest()] == [-0.7, 0.5, 0.2]
+    assert [cell.more.value for cell in found.strongest(1)] == [-0.7]
+
+
 def test_only_requests_of_one_attribute_count():
     answers = people()
     more = torch.tensor([[1.0, 1, 0, 0]]).repeat(50, 1)
@@ -106,6 +128,21 @@ def test_only_requests_of_one_attribute_count():
     some = COND[:, 0] != 0
     found = leakage(FAIR[some], COND[some], answers, faces(answers))
     assert found.asked == ("Hat",) and found.matrix().shape == (1, 4)
+
+
+def test_real_faces_are_told_apart_by_their_answers_and_not_by_the_judge():
+    answers = people()
+    blind = answers.clone()
+    blind[:, 0] = -1  # a judge that never sees a hat, and yet it sees who wears one
+    found, sees = (leakage(FAIR, COND, seen, faces(answers)).matrix("real") for seen in (blind, answers))
+    assert found[0].tolist() == [0.0, *sees[0, 1:].tolist()] and sees[0, 3] > 0.2
+    rows = [amplification(FAIR, COND, seen, faces(answers), ["Male"])[0] for seen in (blind, answers)]
+    assert rows[0] == rows[1] and rows[0].asked == "Hat"
+    # One who overlooks most men sees few with hats, and yet more than without.
+    few, seen = answers.clone(), FAIR.clone()
+    few[luck(len(few)) < 0.6, 3], seen[COND[:, 0] > 0, 3] = -1, 1
+    (hats, *_) = amplification(seen, COND, few, faces(answers), ["Male"])
+    assert hats.real.share < 0.4 and hats.beyond.value == pytest.approx(1 - hats.real.share)
 
 
 def test_an_answer_that_was_never_asked_or_given_is_not_known():
@@ -145,6 +182,13 @@ def test_the_mean_amplification_and_its_interval():
         assert mean.value == pytest.approx(sum(one.value for one in some) / 6)
         assert mean.low < 0 < mean.high and mean.high - mean.low < min(one.high - one.low for one in some)
     assert json.dumps([plain(row) for row in rows])
+
+
+def test_each_end_of_the_mean_is_of_the_same_ends():
+    share, ends = Proportion(0.5, 0.4, 0.6, 80), ((0.5, 0.4, 0.9), (0.3, 0.2, 0.8))
+    rows = [Amplified("Hat", "Male", share, share, Difference(*end)) for end in ends]
+    wanted = 0.4, 0.4 - math.hypot(0.1, 0.1) / 2, 0.4 + math.hypot(0.4, 0.5) / 2
+    assert mean_amplification(rows)["Male"] == pytest.approx(wanted)
 
 
 # control by people, and its mean

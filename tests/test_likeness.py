@@ -24,7 +24,7 @@ from facelab.likeness import (
     rise,
     rms,
 )
-from facelab.sample import DDIM, noise
+from facelab.sample import DDIM, AdamsBashforth, noise
 from facelab.schedule import straight
 
 NAMES = Attributes(["Hat", "Glasses", "Smile"])
@@ -56,10 +56,18 @@ def test_decibels_by_hand():
 def test_rank_correlation_with_ties_and_without():
     places = torch.arange(5)
     rows = torch.tensor(
-        [[0.1, 0.2, 0.3, 0.9, 1.0], [5.0, 4, 3, 2, 1], [0, 0, 0, 0, 0], [1, 2, 4, 3, 5], [0, 0, 1, 1, 1]]
+        [
+            [0.1, 0.2, 0.3, 0.9, 1.0],
+            [5.0, 4, 3, 2, 1],
+            [0, 0, 0, 0, 0],
+            [1, 2, 4, 3, 5],
+            [0, 0, 1, 1, 1],
+            [0, 0, 0, 1, 2],
+        ]
     )
-    # The last: ranks 1.5 1.5 4 4 4 against 1 to 5.
-    assert_close(rank_correlation(rows, places), torch.tensor([1, -1, 0, 0.9, 7.5 / math.sqrt(7.5 * 10)]).double())
+    # The last two: ranks 1.5 1.5 4 4 4 and 2 2 2 4 5 against 1 to 5.
+    wanted = [1, -1, 0, 0.9, 7.5 / math.sqrt(7.5 * 10), 8 / math.sqrt(8 * 10)]
+    assert_close(rank_correlation(rows, places), torch.tensor(wanted).double())
 
 
 # drawn faces
@@ -191,6 +199,20 @@ def test_a_walk_that_drags_another_along_is_noticed():
     assert walked(Reads(), real_faces(together=True)).others_real == pytest.approx(0.38, abs=0.05)
 
 
+def test_what_moves_either_way_by_luck_has_not_moved():
+    """Whether glasses come or go with the hat hangs on the noise; half of these noises are the others' mirror images."""
+
+    class Fickle(Reads):
+        def __call__(self, pictures):
+            rows = super().__call__(pictures)
+            return rows + rows[:, :1] * rows[:, 2:].sign() * torch.tensor([0, 1, 0])
+
+    real, solver, x_T = real_faces(together=False), DDIM(straight(), clip=False), noise(3, (1, 3, 4))
+    seen = probabilities(Fickle(), real.images)
+    found = rise(painter(), Fickle(), "Hat", torch.cat([x_T, -x_T]), solver, 6, real, seen, frames=3)
+    assert found.others < 0.02 and found.gained.value > 0.7
+
+
 def test_a_walk_the_wrong_way_falls():
     found = walked(Reads(), real_faces(together=False), painter(-0.5))
     assert found.correlation.value == -1 and found.gained.value < -0.6
@@ -225,6 +247,33 @@ def test_the_way_is_walked_on_few_noises_and_its_ends_drawn_on_all():
     assert first[1][1][:, 0].tolist() == [-1, 1] and torch.equal(first[1][0], noise(3, (1, 3, 4))[[2, 2]])
     whole = walked(Reads(), real_faces(together=False))
     assert found.gained.value == pytest.approx(whole.gained.value, abs=1e-6)
+
+
+def test_of_the_real_faces_the_first_of_each_kind_count():
+    real = real_faces(together=False)
+    hats, none = (real.take((real.conds[:, 0] == answer).nonzero()[:7, 0]) for answer in (1, -1))
+    few = walked(Reads(), real, each=7)
+    seen = [probabilities(Reads(), kind.images).mean(0)[1:] for kind in (hats, none)]
+    assert few.real == (7, 7) and few.others_real == pytest.approx((seen[0] - seen[1]).abs().mean().item())
+
+
+def test_a_kept_walk_is_neither_walked_again_nor_taken_for_another(tmp_path):
+    real, calls, plain = real_faces(together=False), [], painter()
+    seen = probabilities(Reads(), real.images)
+
+    def counted(x_t, t, cond):
+        calls.append(t)
+        return plain(x_t, t, cond)
+
+    def found(solver=DDIM, steps=6, seed=0):
+        calls.clear()
+        by = solver(straight(), clip=False), steps
+        return rise(counted, Reads(), "Hat", noise(3, (1, 3, 4), seed), *by, real, seen, frames=5, keep=tmp_path)
+
+    first = found()
+    assert len(calls) == 6 and found() == first and calls == []
+    for other in ({"solver": AdamsBashforth}, {"steps": 7}, {"seed": 1}):
+        assert found(**other) != first and calls, other
 
 
 def test_without_faces_of_both_kinds_nothing_can_be_compared():

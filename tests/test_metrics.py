@@ -210,6 +210,13 @@ def test_kernel_distance_by_subsets():
             kernel_distance(a, b, size=size)
 
 
+def test_as_near_as_the_neighbour_is_near_enough():
+    real, fake = torch.arange(5.0)[:, None], torch.tensor([[-1.0], [6.0]])
+    found = precision_recall(real, fake, k=1)
+    # The neighbour of each real one is 1 away, and so is the first fake from the nearest; of the fakes each is 7 from the other.
+    assert (found.precision.share, found.recall.share) == (0.5, 1)
+
+
 def test_precision_is_of_fakes_and_recall_of_the_real():
     # Two kinds of real pictures; the fakes know only one of them, and a tenth of them are nothing.
     real = torch.cat([draws(50, 3), draws(50, 3, 1, mean=20)])

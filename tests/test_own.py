@@ -112,6 +112,8 @@ def test_an_empty_cell_is_not_said_and_words_and_minus_one_are_no(folder):
 def test_a_byte_order_mark_tabs_and_empty_lines_are_let_pass(folder):
     path = table(folder, GOOD.replace(",", "\t").replace("1.png", "\n1.png"), "utf-8-sig")
     assert len(from_csv(path, folder, side=8)[0]) == 4
+    quoted = table(folder, GOOD.replace("file", '"file, of the picture"'), "utf-8-sig")
+    assert from_csv(quoted, folder, side=8)[1].ranges == {"angle": (-30.0, 90.0), "held": None}
 
 
 @pytest.mark.parametrize(
@@ -119,6 +121,7 @@ def test_a_byte_order_mark_tabs_and_empty_lines_are_let_pass(folder):
     [
         (GOOD + "4.png,3,1\n", "row 6: 4.png is not in the folder"),
         (GOOD + "1.png,3,1\n", "row 6: 1.png stands in row 3 already"),
+        (GOOD.replace("1.png,0,0", "\n\n1.png,0,none"), "row 5: held is 'none', which is no number"),
         (GOOD.replace("90", "ninety"), "row 4: angle is 'ninety', which is no number"),
         (GOOD.replace("90", "nan"), "row 4: angle is 'nan', which is no number"),
         (GOOD.replace("90", "inf"), "row 4: angle is 'inf', which is no number"),
@@ -185,6 +188,17 @@ def test_grey_of_16_bits_keeps_its_shades_and_what_has_no_white_is_refused(folde
     Image.fromarray(np.ones((8, 8), np.float32)).save(folder / "1.tif")
     with pytest.raises(ValueError, match="row 3: 1.tif does not tell which of its numbers is white"):
         from_csv(table(folder, GOOD.replace("1.png", "1.tif")), folder, side=8)
+
+
+def test_a_picture_stands_upright_is_cut_from_its_middle_and_reduced_without_stripes(folder):
+    upright = Image.fromarray(np.arange(96, dtype=np.uint8).reshape(12, 8))
+    camera = Image.Exif()
+    camera[0x0112] = 6  # held on its side: to be turned clockwise
+    upright.transpose(Image.Transpose.ROTATE_90).save(folder / "1.png", exif=camera)
+    Image.fromarray(np.indices((64, 64)).sum(0).astype(np.uint8) % 2 * 255).save(folder / "2.png")
+    images = from_csv(table(folder, GOOD), folder, side=8, grey=True)[0].images[:, 0]
+    assert images[1].tolist() == np.asarray(upright)[2:10].tolist()
+    assert images[2].min() > 120 and images[2].max() < 135, "black and white pixels in turn are grey from afar"
 
 
 def test_another_encoding_is_named_with_its_row(folder):

@@ -43,6 +43,12 @@ def test_more_looks_in_the_beginning_and_one_at_the_end():
     assert torch.allclose(kept.losses, 1 / torch.arange(1, 101))
 
 
+def test_what_a_young_net_draws_far_out_of_range_is_kept_all_the_same():
+    recorder = Recorder(lambda net: torch.tensor([-9.0, 9.0]).reshape(2, 1, 1, 1), looks=1)
+    list(recorder(steps(3)))
+    assert recorder.recording().pictures[-1].flatten().tolist() == [0, 255]
+
+
 def test_a_real_training_is_recorded(tmp_path):
     net, recipe = tiny(), Recipe(32, 8)
     recorder = Recorder(lambda net: net(torch.zeros(2, *net.shape), 500, torch.zeros(3)).detach(), looks=3)
@@ -68,6 +74,11 @@ def test_what_is_kept_comes_back(recording, tmp_path):
     assert torch.equal(back.losses, recording.losses) and torch.equal(back.pictures, recording.pictures)
     assert back.steps.tolist() == [1, 40, 100] and back.about == {"command": "train"}
     assert [path.name for path in file.parent.iterdir()] == [file.name]
+    whole = bytearray(file.read_bytes())
+    whole[-1] ^= 1
+    file.write_bytes(whole)
+    with refused("is damaged: its sha256 is not what it tells"):
+        load_recording(file)
     file.write_bytes(file.read_bytes()[:100])
     for wrong in (file, tmp_path / "none.safetensors", "nobody's"):
         with refused("there is no recorded training"):
