@@ -378,7 +378,7 @@ def table(root: Path = ROOT) -> str:
             f"{last['read']['2']['count']} digits, one net, seed and budget ([record](data/results/digits_recipes.json))",
         ),
         (
-            "bits a number of unseen digits, at most",
+            "bits for each number of unseen digits, an upper bound",
             told(bits_of[0]),
             f"of digits that it was trained on {told(bits_of[1])}",
             f"{bits['likelihood']['count']} digits of each ([record](data/results/digits_likelihood.json))",
@@ -409,7 +409,7 @@ def table(root: Path = ROOT) -> str:
             "([card](data/pretrained/celeba/card.json), [card](data/pretrained/report/card.json))",
         ),
         (
-            "an edited face, off the truth where one answer changes it, in levels of 255",
+            "edited drawn faces: error against the true edit, where it changes the picture, in grey levels of 255",
             told(edits["inside"]["edit"], 1),
             f"not edited {told(edits['inside']['unedited'], 1)}",
             f"{edits['edits']['count']} drawn faces ([record](data/results/drawn_edits.json))",
