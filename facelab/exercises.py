@@ -380,8 +380,8 @@ EXERCISES = {
             (_signs(4, 40, seed=2), torch.tensor([40, 0, 1, 17]), _pictures(4, 40, seed=3)),
         ],
         (
-            "`order` is a random number for each answer. Which answers should stay if you may keep three?",
-            "Those with the smallest numbers. `order.argsort(1).argsort(1)` is each answer's rank, from 0.",
+            "How would you number the answers of a row from the smallest `order`, 0, to the largest?",
+            "`order.argsort(1).argsort(1)` is each answer's rank, from 0.",
             "Keep where the rank is below keep[:, None], and write 0 elsewhere.",
         ),
         {
@@ -692,9 +692,9 @@ EXERCISES = {
         wilson,
         lambda: [(45, 50), (0, 20), (20, 20), (430, 500)],
         (
-            "z = 1.96. The middle is pulled towards a half: (share + z**2 / (2 count)) / (1 + z**2 / count).",
-            "Half the width: z / (1 + z**2 / count) times the root of share (1 - share) / count + z**2 / (4 count**2).",
-            "Give torch.tensor([middle - half, middle + half]).",
+            "Square both sides: (p - share)**2 = z**2 p (1 - p) / n. That is a quadratic in p.",
+            "Sorted: (1 + z**2 / n) p**2 - (2 share + z**2 / n) p + share**2 = 0.",
+            "With a p**2 - b p + c = 0 the ends are (b - root) / (2 a) and (b + root) / (2 a), root the root of b**2 - 4 a c.",
         ),
         {
             "that is the textbook interval around the share: at 0 or at `count` hits it has no width at all.": lambda h, n: (

@@ -41,7 +41,8 @@ class Guess:
     def truth(self, value: float) -> None:
         """Print guess and truth side by side."""
         off = abs(value - self.guess)
-        print(f"{self.question}\n  your guess {self.guess:g}   the truth {value:.3g}   off by {off:.2g}")
+        off = f"{off:.2g}" if off < 99.5 else f"{off:.0f}"  # not 4e+02
+        print(f"{self.question}\n  your guess {self.guess:g}   the truth {value:.3g}   off by {off}")
 
 
 def predict(question: str, guess: float) -> Guess:

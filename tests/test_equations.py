@@ -24,7 +24,7 @@ from facelab.leakage import leakage
 from facelab.likelihood import bound, ladder
 from facelab.metrics import class_score, frechet_distance, proportion
 from facelab.sample import DDIM, noise
-from facelab.schedule import SCHEDULES, cosine, linear, straight
+from facelab.schedule import SCHEDULES, cosine, linear, sigmoid, straight
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 FAMILY = [make() for make in SCHEDULES.values()]
@@ -58,7 +58,8 @@ def says(lesson: str, latex: str):
 
 
 @says("01", r"x_t = \sqrt{1-\beta_t}\;x_{t-1} + \sqrt{\beta_t}\;\epsilon \qquad\text{(Ho et al. 2020, eq. 2)}")
-@says("01", r"v = 1-\bar\alpha")
+@says("01", "v=0")
+@says("01", r"v = 1-\bar\alpha_t")
 def tick_by_tick():
     """Walk a picture, and apart from it the variance of all noise that came in: to where the schedule jumps."""
     made = linear()
@@ -68,6 +69,18 @@ def tick_by_tick():
         signal, sigma = made(t)
         assert_close(torch.stack([x, v]), torch.tensor([signal * 0.6, sigma**2], dtype=torch.float64))
         assert_close(v, 1 - made.alpha_bar[t])
+
+
+@says("01", "S(x) = 1/(1+e^{-x})")
+@says("01", r"\bar\alpha_t = \frac{S(3/\tau) - S\big((6u-3)/\tau\big)}{S(3/\tau) - S(-3/\tau)}")
+def a_piece_of_an_s_turned_round():
+    s = lambda x: 1 / (1 + math.exp(-x))  # noqa: E731
+    for tau in (0.4, 1.0):
+        made = sigmoid(tau=tau)
+        for t in TICKS:
+            u = (t + 1) / 1000
+            share = (s(3 / tau) - s((6 * u - 3) / tau)) / (s(3 / tau) - s(-3 / tau))
+            assert_close(float(made.alpha_bar[t]), share, rtol=1e-9, atol=1e-9)
 
 
 @says("01", r"\bar\alpha_t = \prod_{i\le t} (1-\beta_i)")
