@@ -203,11 +203,7 @@ def insisting():
 
 
 @says("02", "z = 1.96")
-@says(
-    "02",
-    r"\frac{\text{share} + \frac{z^2}{2n}}{1 + \frac{z^2}{n}} \;\pm\; \frac{z}{1 + \frac{z^2}{n}}"
-    r"\sqrt{\frac{\text{share}(1-\text{share})}{n} + \frac{z^2}{4n^2}}",
-)
+@says("02", r"|\,\text{share} - p\,| \;\le\; z\,\sqrt{\frac{p\,(1-p)}{n}}")
 def wilson():
     """The shares that could have given this count, found by halving: where the count lies z standard errors off."""
     z = 1.96
