@@ -170,6 +170,16 @@ def separate_and_remix():
             assert_close(by_hand, x_s)
 
 
+@says("02", r"v = \text{signal}_t\,\epsilon - \sigma_t\,x_0")
+def on_cosine():
+    x_0, eps, made = randn(2, 1, 3, 3), randn(2, 1, 3, 3, seed=1), cosine()
+    for t in TICKS:
+        signal, sigma = made(t)
+        v = made.velocity(x_0, eps, t)
+        assert_close(v, signal * eps - sigma * x_0)
+        assert_close(made.x_0_from(made.add_noise(x_0, eps, t), v, t), x_0)
+
+
 @says("02", r"v = \epsilon - x_0")
 @says("02", r"x_t = (1-u)\,x_0 + u\,\epsilon = x_0 + u\,(\epsilon - x_0)")
 @says("02", r"\hat x_0 = x_t - \sigma_t\,\hat v")
