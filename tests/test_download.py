@@ -546,11 +546,11 @@ def slow(handler):
 
 def test_two_threads_fetch_once(server, path):
     url, results = server.at(slow), []
-    threads = [threading.Thread(target=lambda: results.append(bring(url, path))) for _ in range(2)]
+    threads = [threading.Thread(target=lambda: results.append(bring(url, path)), daemon=True) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(60)
     assert results == [path, path] and path.read_bytes() == BYTES and len(server.seen) == 1
 
 
