@@ -15,6 +15,7 @@ import re
 import signal
 import subprocess
 import time
+import traceback
 import warnings
 from argparse import Namespace
 from pathlib import Path
@@ -370,24 +371,27 @@ def disturbed(name, folder, right, seconds, luck, how):
 
 
 def interrupted(work, after: float) -> None:
-    """Ctrl-C after so many seconds, in this process."""
-
-    at_work = [True]
-
-    def ctrl_c(*_):
-        if at_work:  # what comes later would interrupt the test itself
-            raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGALRM, ctrl_c)
-    signal.setitimer(signal.ITIMER_REAL, max(after, 1e-6))
-    try:
-        work()
-        at_work.clear()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+    """Ctrl-C after so many seconds, in a copy of this process: what else it reaches (a lock, a fork's hooks) goes with it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+            work()
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            code = 0
+        except KeyboardInterrupt:
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    time.sleep(after)
+    os.kill(child, signal.SIGINT)
+    assert os.waitpid(child, 0)[1] == 0, "Ctrl-C ended in another error, told above"
 
 
 def many(name, tmp_path, right, how, count):
@@ -411,20 +415,20 @@ def test_twenty_kills_leave_nothing_half_written(tmp_path, right, name):
     many(name, tmp_path, right, killed, 20)
 
 
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no such clock")
+@FORKS
 @pytest.mark.parametrize("name", WRITERS)
 def test_ctrl_c_leaves_nothing_half_written(tmp_path, right, name):
     many(name, tmp_path, right, interrupted, 3)
 
 
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no such clock")
+@FORKS
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WRITERS)
 def test_twenty_times_ctrl_c_leaves_nothing_half_written(tmp_path, right, name):
     many(name, tmp_path, right, interrupted, 20)
 
 
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no such clock")
+@FORKS
 def test_ctrl_c_at_random_moments_of_a_training_loses_nothing(tmp_path, undisturbed):
     net, losses, seconds = undisturbed
     luck = random.Random(SEED)

@@ -17,7 +17,7 @@ LESSON = "notebooks/03_celeba_attributes.ipynb"
 def run(folder, cache):
     env = os.environ | {"FACELAB_DATA": str(folder), "FACELAB_CACHE": str(cache)}
     env.pop("PYTEST_CURRENT_TEST", None)
-    command = [sys.executable, "-m", "pytest", "--nbval-lax", LESSON, "-q", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "--nbval-lax", LESSON, "-q", "-n", "0", "-p", "no:cacheprovider"]
     told = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     assert told.returncode == 0, told.stdout[-3000:]
 
