@@ -75,7 +75,8 @@ class Shelf:
 
     def _sweep(self) -> None:
         """What a killed process had begun to write; an hour old, so that nobody is still at it."""
-        for left in self.folder.glob(".writing-*"):
+        # safetensors itself writes to .tmp and some letters, then renames.
+        for left in (*self.folder.glob(".writing-*"), *self.folder.glob(".tmp*")):
             with contextlib.suppress(OSError):
                 if time.time() - left.stat().st_mtime > 3600:
                     left.unlink()

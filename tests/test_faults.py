@@ -335,7 +335,7 @@ def kills(tmp_path, undisturbed, count):
         landed += killed(lambda folder=folder: train_on(folder), luck.uniform(0, seconds))
         again, heard = train_on(folder)
         assert equal(again, net) and heard == losses, f"FACELAB_SEED={SEED}, kill {tried}"
-        left = [file.name for file in folder.iterdir() if not file.name.startswith(".writing")]
+        left = [file.name for file in folder.iterdir() if not file.name.startswith(".")]
         assert len(left) == 2, left
     assert landed == count, f"only {landed} of {tried} kills came in time"
 
@@ -351,8 +351,9 @@ def test_a_training_killed_twenty_times_ends_in_the_same_bits(tmp_path, undistur
     kills(tmp_path, undisturbed, 20)
 
 
-def test_what_a_kill_left_is_swept_later(tmp_path):
-    old, new = tmp_path / ".writing-1", tmp_path / ".writing-2"
+@pytest.mark.parametrize("begun", [".writing-1", ".tmpHxrRpM"])
+def test_what_a_kill_left_is_swept_later(tmp_path, begun):
+    old, new = tmp_path / begun, tmp_path / f"{begun}-2"
     old.write_bytes(b"half")
     new.write_bytes(b"somebody is at it")
     os.utime(old, (0, 0))
