@@ -141,9 +141,17 @@ def memory(told: argparse.Namespace) -> tuple[str, dict, str]:
         "seed": told.seed,
         "command": command(told, "memory", "count", "steps", "seed", *_unusual(told)),
     }
-    cells = [("of", *found), *((of, *(str(row[of]) for row in found.values())) for of in sets)]
-    plain = {word: {of: control.plain(share) for of, share in row.items()} for word, row in found.items()}
-    return f"{paints.name}_memory", {"memory": about} | plain, f"{about['what']}\n{as_text(cells)}"
+    record = {"memory": about}
+    record |= {word: {of: control.plain(share) for of, share in row.items()} for word, row in found.items()}
+    return f"{paints.name}_memory", record, recorded_shares(record)
+
+
+def recorded_shares(record: dict) -> str:
+    """What `memory` wrote, as a table for people: a line for each set of pictures, a column for each way to look."""
+    looks = [word for word in record if word not in ("about", "memory")]
+    cells = [("of", *(word.split(",")[0] for word in looks))]
+    cells += [(of, *(str(Proportion(**record[word][of])) for word in looks)) for of in record[looks[0]]]
+    return f"{record['memory']['what']}\n{as_text(cells)}"
 
 
 def recorded_lines(table: dict) -> list[str]:
