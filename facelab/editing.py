@@ -118,11 +118,13 @@ def walks(told: argparse.Namespace) -> tuple[str, dict, str]:
         by = paints.solver(paints.net.schedule), paints.steps
         rows.append(rise(guided, judge.classifier, name, x_T, *by, real, seen, each=told.each, keep=folder))
     rising = [row.name for row in rows if row.correlation.value >= RANK]
+    together = [row.name for row in rows if row.together >= RANK]
     alone = [row.name for row in rows if row.others <= row.others_real]
-    both = [name for name in rising if name in alone]
+    both = [name for name in together if name in alone]
     about = {
         "what": "an attribute walked from no to yes, nothing else said: rank correlation of the judge's probability with "
-        "the place on the walk, what it gains, and how far the others move, on average, beside real faces",
+        "the place on the walk, noise by noise and of its mean over the noises, what it gains, and how far the others move, "
+        "on average, beside real faces",
         "model": str(paints),
         "real": real.source,
         "noises": f"{told.each} for the ends, the first {rows[0].correlation.count} for the way",
@@ -132,11 +134,15 @@ def walks(told: argparse.Namespace) -> tuple[str, dict, str]:
         "command": command(told, "walks", "each", "steps", "seed", "scales"),
     }
     bars = {
-        f"rank correlation at least {RANK} for at least {WALKS} attributes": len(rising) >= WALKS,
+        f"rank correlation noise by noise at least {RANK} for at least {WALKS} attributes": len(rising) >= WALKS,
+        f"rank correlation of the mean at least {RANK} for at least {WALKS} attributes": len(together) >= WALKS,
         f"and the others no more moved than in the data, for at least {WALKS} of them": len(both) >= WALKS,
     }
-    cells = [("attribute", "rank correlation", "gained", "others", "in the data")]
-    cells += [(r.name, str(r.correlation), str(r.gained), f"{r.others:.3f}", f"{r.others_real:.3f}") for r in rows]
+    cells = [("attribute", "rank correlation", "of the mean", "gained", "others", "in the data")]
+    cells += [
+        (r.name, str(r.correlation), f"{r.together:.3f}", str(r.gained), f"{r.others:.3f}", f"{r.others_real:.3f}")
+        for r in rows
+    ]
     shown = [as_text(cells), *_verdicts(bars)]
     plain = {row.name: control.plain(row) for row in rows}
     found = {"walks": about, "rows": plain, "rising": rising, "alone": alone, "bars": bars}

@@ -193,7 +193,9 @@ def rank_correlation(x: Tensor, y: Tensor) -> Tensor:
 class Rise(NamedTuple):
     """An attribute walked from no to yes, everything else as it was.
 
-    correlation: rank correlation of the judge's probability with the place on the walk, the mean over the noises.
+    correlation: rank correlation of the judge's probability with the place on the walk, the mean over the noises. Where it
+        is sure, at both ends, its millionths of doubt are ranked too.
+    together: the same of the mean probability over the noises.
     gained: how much the probability gains from the one end to the other.
     others: how far the other attributes' mean probabilities move from end to end, the mean over these attributes.
     others_real: the same between real faces with and without the attribute.
@@ -202,6 +204,7 @@ class Rise(NamedTuple):
 
     name: str
     correlation: Mean
+    together: float
     gained: Mean
     others: float
     others_real: float
@@ -269,6 +272,7 @@ def rise(
     return Rise(
         name,
         mean_of(rank_correlation(way[:, :, i], torch.arange(frames))),
+        rank_correlation(way[:, :, i].mean(0), torch.arange(frames)).item(),
         mean_of(found[:, 1, i] - found[:, 0, i]),
         moved[others].mean().item(),
         moved_real[others].mean().item(),

@@ -185,7 +185,7 @@ def walked(judge, real, denoise=None, **options):
 
 def test_a_walk_that_moves_its_own_attribute_alone():
     found = walked(Reads(), real_faces(together=False))
-    assert found.name == "Hat" and found.correlation.value == 1 and found.correlation.count == 3
+    assert found.name == "Hat" and found.correlation.value == 1 and found.correlation.count == 3 and found.together == 1
     # Two units of brightness by four: from sigmoid(-2) to sigmoid(2).
     assert found.gained.value == pytest.approx(0.76, abs=0.06)
     assert found.others < 1e-6 and found.others_real < 0.06
@@ -215,7 +215,22 @@ def test_what_moves_either_way_by_luck_has_not_moved():
 
 def test_a_walk_the_wrong_way_falls():
     found = walked(Reads(), real_faces(together=False), painter(-0.5))
-    assert found.correlation.value == -1 and found.gained.value < -0.6
+    assert found.correlation.value == found.together == -1 and found.gained.value < -0.6
+
+
+def test_the_mean_can_rise_where_half_of_the_walks_fall():
+    class Torn(Reads):
+        def __call__(self, pictures):
+            rows = super().__call__(pictures)
+            rows[:, 0] *= torch.where(rows[:, 2] > 0, 1, -0.5)
+            return rows
+
+    x_T, solver = noise(2, (1, 3, 4)), DDIM(straight(), clip=False)
+    real = real_faces(together=False)
+    found = rise(
+        painter(), Torn(), "Hat", torch.cat([x_T, -x_T]), solver, 6, real, probabilities(Reads(), real.images), frames=5
+    )
+    assert abs(found.correlation.value) < 0.1 and found.together == 1
 
 
 def test_what_is_said_besides_stays_said():
