@@ -255,7 +255,8 @@ def heat(
     figure, axes = _axes((1.8 + 0.15 * len(names), 1.8 + 0.15 * len(rows)), title, "", "")
     axes.set_facecolor("0.85")
     field = axes.imshow(matrix, cmap="RdBu_r", vmin=-most, vmax=most)
-    scale = figure.colorbar(field, ax=axes, ticks=(-most, 0, most), fraction=0.04, pad=0.02)
+    # As high as the field itself, which keeps its own shape.
+    scale = figure.colorbar(field, cax=axes.inset_axes((1.02, 0, 0.03, 1)), ticks=(-most, 0, most))
     scale.ax.tick_params(labelsize=7)
     scale.outline.set_visible(False)
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
@@ -372,7 +373,10 @@ def curve(
             look = {"lw": 5, "alpha": 0.4, "zorder": 1}
         axes.plot(xs, ys, ls=style, marker=dot, ms=4.5, color=colour, label=name, **look)
         for k, word in enumerate(words):
-            axes.annotate(word, (xs[k], ys[k]), (5, 5), textcoords="offset points", fontsize=8)
+            # Where the line goes left, to the left of it, else below, so that its two branches keep their words apart.
+            left = xs[k] < xs[k - 1] if k else xs[:2].argmin()
+            place = {"xytext": (-5, 5), "ha": "right"} if left else {"xytext": (5, -11)}
+            axes.annotate(word, (xs[k], ys[k]), textcoords="offset points", fontsize=8, **place)
         if bands and name in bands:
             axes.fill_between(xs, *bands[name], color=colour, alpha=0.2, linewidth=0)
         seen = ys[np.isfinite(ys)]

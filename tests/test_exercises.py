@@ -1,7 +1,12 @@
 """The exercises' checks: what is right is right however it is written."""
 
+import ast
+import inspect
 import math
+import textwrap
+from pathlib import Path
 
+import nbformat
 import pytest
 import torch
 from torch.nn import functional as F
@@ -202,3 +207,25 @@ def test_the_natural_right_answers_are_right(name, answers):
 )
 def test_answers_that_look_right_are_told_what_they_are(name, wrong, says):
     assert says in EXERCISES[name].verdict(wrong)
+
+
+def lesson_of(name):
+    """(imports of the lesson's code cells up to the exercise, as source); the exercise is in one lesson and no other."""
+    found = []
+    for path in sorted((Path(__file__).parents[1] / "notebooks").glob("0*.ipynb")):
+        cells = [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+        at = [i for i, source in enumerate(cells) if f"check.{name}(" in source]
+        if at:
+            # Without the first cell, which installs what is missing.
+            nodes = [node for source in cells[1 : at[0] + 1] for node in ast.parse(source).body]
+            found.append([node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)])
+    (imports,) = found
+    return "\n".join(map(ast.unparse, imports))
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_the_solution_that_is_shown_runs_where_it_is_pasted(name):
+    space = {}
+    exec(lesson_of(name), space)
+    exec(textwrap.dedent(inspect.getsource(EXERCISES[name].reference)), space)
+    assert EXERCISES[name].verdict(space[EXERCISES[name].reference.__name__]) == ""
