@@ -14,6 +14,7 @@ import random
 import re
 import signal
 import subprocess
+import threading
 import time
 import traceback
 import warnings
@@ -23,6 +24,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import tqdm.auto
+import tqdm.std
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -314,11 +317,18 @@ def undisturbed(tmp_path_factory):
     return *train_on(folder), time.monotonic() - started
 
 
+def apart() -> None:
+    """In a copy of this process: tqdm's lock is shared with the original, which would wait for ever for one that died with it."""
+    for bar in (tqdm.std.tqdm, tqdm.auto.tqdm):
+        bar.set_lock(threading.RLock())
+
+
 def killed(work, after: float) -> bool:
     """Whether kill -9 came before `work` was done, in a copy of this process."""
     child = os.fork()
     if not child:
         with contextlib.suppress(BaseException):
+            apart()
             work()
         os._exit(0)
     time.sleep(after)
@@ -380,6 +390,7 @@ def interrupted(work, after: float) -> None:
         try:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+            apart()
             work()
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             code = 0
