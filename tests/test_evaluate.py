@@ -71,7 +71,11 @@ def test_what_a_lesson_says_makes_a_record_is_a_command():
         for name, words in re.findall(r'\brecorded\(\s*f?"([\w{}]+)",\s*f?"([^"]+)"', source):
             for fill in ({"said": "3", "which": which} for which in ("celeba", "drawn")):
                 told[name.format(**fill)] = parser.parse_args(words.format(**fill).split()).what[0]
-    assert told["celeba_control_3"] == told["drawn_control_3"] == "control-3" and told["drawn_judge"] == "drawn-judge" and len(told) >= 6
+    assert (
+        told["celeba_control_3"] == told["drawn_control_3"] == "control-3"
+        and told["drawn_judge"] == "drawn-judge"
+        and len(told) >= 6
+    )
 
 
 def test_a_table_is_printed_and_written_only_where_asked(few, capsys):
