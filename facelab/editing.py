@@ -120,7 +120,7 @@ def walks(told: argparse.Namespace) -> tuple[str, dict, str]:
     rising = [row.name for row in rows if row.correlation.value >= RANK]
     together = [row.name for row in rows if row.together >= RANK]
     alone = [row.name for row in rows if row.others <= row.others_real]
-    both = [name for name in together if name in alone]
+    both = [name for name in rising if name in alone]
     about = {
         "what": "an attribute walked from no to yes, nothing else said: rank correlation of the judge's probability with "
         "the place on the walk, noise by noise and of its mean over the noises, what it gains, and how far the others move, "
