@@ -7,9 +7,8 @@ ipywidgets 7, as Colab has it, is tried so:
     python -m venv lab3
     lab3/bin/python -m pip install -e . "jupyterlab==3.6.*" "jupyterlab_widgets<2" "ipywidgets==7.7.1" \\
         "ipykernel<7" "ipython==7.34.*"
-    FACELAB_JUPYTER=lab3/bin/jupyter python -m pytest -m slow tests/browser -k "not moves_it and not obeys and not scrubs"
+    FACELAB_JUPYTER=lab3/bin/jupyter python -m pytest -m slow tests/browser
 
-(a slider of ipywidgets 7 tells the page neither role nor value, which those three tests read),
 and Notebook 7 by `pip install notebook`, then `PAGES=notebook python -m pytest -m slow tests/browser`.
 """
 

@@ -18,6 +18,7 @@ import psutil
 import pytest
 import torch
 from PIL import Image
+from slider import Slider
 
 from facelab import photo
 from facelab.explorer import FIRST as SEED
@@ -48,6 +49,10 @@ class Person:
 
     def field(self, name):
         return self.out.get_by_role("spinbutton", name=name, exact=True)
+
+    def slider(self, name):
+        """The one in the row of that field."""
+        return Slider(self.field(name).locator("xpath=ancestor::*[contains(@class, 'widget-hbox')]").last)
 
     def link(self) -> str:
         return self.out.get_by_role("img").last.get_attribute("src")
@@ -126,12 +131,8 @@ def test_a_person_moves_it(notebook, tmp_path):
     person.field(first).fill("0.5")
     page.keyboard.press("Enter")
     person.whole(f"{first} 0.5")
-    slider = (
-        person.field(first).locator("xpath=ancestor::*[contains(@class, 'widget-hbox')]").last.get_by_role("slider")
-    )
-    assert float(slider.get_attribute("aria-valuenow")) == 0.5
-    slider.focus()
-    page.keyboard.press("ArrowRight")
+    assert person.slider(first).place == 0.5
+    person.slider(first).press("ArrowRight")
     person.whole(f"{first} 0.6")
     person.button("as buttons").first.click()
 
@@ -210,9 +211,7 @@ def test_a_face_obeys(notebook):
             page.keyboard.press("Enter")
         person.whole(asked, unlike=before)
         assert "; seed 11." in person.out.get_by_role("img").last.get_attribute("alt")
-    for field, value in (("guidance", 4), ("calls", 8)):
-        row = person.field(field).locator("xpath=ancestor::*[contains(@class, 'widget-hbox')]").last
-        assert float(row.get_by_role("slider").get_attribute("aria-valuenow")) == value, "the slider follows"
+    assert person.slider("guidance").place == 4 and person.slider("calls").place == 8, "the sliders follow"
     person.out.get_by_role("button", name="no Eyeglasses", exact=True).click()
     person.whole("no Eyeglasses, Smiling")
     without = sure(person.pixels()[0], model)

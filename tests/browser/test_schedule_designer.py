@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image, ImageChops
+from slider import Slider
 
 from facelab.widgets import SHAPES, Design
 
@@ -31,10 +32,9 @@ class Person:
     def field(self, name):
         return self.output.get_by_role("spinbutton", name=name, exact=True)
 
-    def handle(self, name):
-        """The slider in the row of that field."""
-        row = self.field(name).locator("xpath=ancestor::*[contains(@class, 'widget-hbox')]").last
-        return row.get_by_role("slider")
+    def slider(self, name):
+        """The one in the row of that field."""
+        return Slider(self.field(name).locator("xpath=ancestor::*[contains(@class, 'widget-hbox')]").last)
 
     def design(self) -> Design:
         """What the controls say."""
@@ -49,7 +49,7 @@ class Person:
         """Each picture as it is shown, once sliders, fields, words and pictures agree."""
         for _ in range(150):
             design = self.design()
-            knobs = [float(self.handle(name).get_attribute("aria-valuenow")) for name in ("ticks", "look at tick")]
+            knobs = [self.slider(name).place for name in ("ticks", "look at tick")]
             words = self.output.get_by_text(design.words()), self.output.get_by_text(design.look())
             alt = self.curves.get_attribute("alt")
             told = all(line.count() for line in words) and repr(design.schedule) in alt and design.look() in alt
@@ -80,18 +80,12 @@ def test_a_person_moves_it(notebook):
         assert [i for i, changed in enumerate(differ(before, shown)) if changed] == list(which)
 
     # The arrow keys, on the slider of the tick: the strips stay.
-    person.handle("look at tick").focus()
-    for _ in range(3):
-        page.keyboard.press("ArrowRight")
+    person.slider("look at tick").press("ArrowRight", "ArrowRight", "ArrowRight")
     moved(curves, ratio, here)
     assert person.design().tick == 503
 
     # The mouse drags the number of ticks to the middle of its slider, and the tick looked at keeps its place.
-    knob, rail = person.handle("ticks").bounding_box(), person.handle("ticks").locator("xpath=../..").bounding_box()
-    page.mouse.move(knob["x"] + knob["width"] / 2, knob["y"] + knob["height"] / 2)
-    page.mouse.down()
-    page.mouse.move(rail["x"] + rail["width"] / 2, knob["y"] + 3, steps=12)
-    page.mouse.up()
+    person.slider("ticks").drag(0.5)
     page.wait_for_timeout(500)
     moved(curves, ratio, here, *strips)
     assert 480 < person.design().ticks < 530 and 0.49 < person.design().tick / person.design().ticks < 0.52
@@ -108,8 +102,7 @@ def test_a_person_moves_it(notebook):
     moved(curves, ratio, here, *strips)
     assert person.field("last beta").input_value() == "0.02"
     assert person.output.get_by_text("60.3 % of the picture is left").count() == 1
-    person.handle("last beta").focus()
-    page.keyboard.press("PageUp")
+    person.slider("last beta").press("PageUp")
     page.wait_for_function("e => e.value != '0.02'", arg=person.field("last beta").element_handle())
     moved(curves, ratio, here, *strips)
 

@@ -5,6 +5,7 @@ import io
 
 import pytest
 from PIL import Image
+from slider import Slider
 
 from facelab.widgets import Look, load_recording
 
@@ -16,7 +17,7 @@ SOURCE = "from facelab.widgets import TrainingReplay\n\nreplay = TrainingReplay(
 def test_a_person_scrubs_through_it(notebook, complaints):
     page, start = notebook(SOURCE), Look(load_recording("digits"))
     output, last = page.locator(".jp-OutputArea-output").first, len(start.recording.steps)
-    field, slider = output.get_by_role("spinbutton", name="look", exact=True), output.get_by_role("slider")
+    field, slider = output.get_by_role("spinbutton", name="look", exact=True), Slider(output)
     seen = []
 
     def at(place):
@@ -25,30 +26,22 @@ def test_a_person_scrubs_through_it(notebook, complaints):
         output.get_by_text(look.words(), exact=True).wait_for()
         output.get_by_role("img", name=f"drawn after step {look.step}.").wait_for()
         output.get_by_role("img", name=look.words()).wait_for()
-        assert int(field.input_value()) == int(float(slider.get_attribute("aria-valuenow"))) == place
+        assert int(field.input_value()) == slider.place == place
         link = output.get_by_role("img").first.get_attribute("src")
         seen.append(Image.open(io.BytesIO(base64.b64decode(link.split(",")[1]))).tobytes())
 
     at(1)
-    slider.focus()
-    page.keyboard.press("ArrowRight")
-    page.keyboard.press("ArrowRight")
+    slider.press("ArrowRight", "ArrowRight")
     at(3)
     field.fill("5")
     page.keyboard.press("Enter")
     at(5)
-    rail = slider.locator("xpath=../..").bounding_box()
-    knob = slider.bounding_box()
-    page.mouse.move(knob["x"] + knob["width"] / 2, knob["y"] + knob["height"] / 2)
-    page.mouse.down()
-    page.mouse.move(rail["x"] + rail["width"] + 20, knob["y"] + knob["height"] / 2, steps=8)
-    page.mouse.up()
+    slider.drag(1.1)
     at(last)
     field.fill(str(last + 7))  # beyond the end is the end
     page.keyboard.press("Enter")
     at(last)
-    slider.focus()
-    page.keyboard.press("Home")
+    slider.press("Home")
     at(1)
     assert len(set(seen)) == 4 and seen[0] == seen[-1]
     assert complaints(output) == []
