@@ -1,5 +1,10 @@
 """A slider on the page, found and moved alike whichever ipywidgets draws it."""
 
+import os
+
+# Notebook 7 takes the arrow keys for itself, a bare IntSlider's too: there the number beside a slider is the way by keyboard.
+KEYS_ARE_TAKEN = os.environ.get("PAGES") == "notebook"
+
 
 class Slider:
     """ipywidgets 8 draws noUiSlider's handle, which tells role and value; 7 draws jQuery UI's, which tells neither.
@@ -17,9 +22,13 @@ class Slider:
         told = self.handle.get_attribute("aria-valuenow")
         return float(told or self._around("widget-slider").locator(".widget-readout").text_content())
 
-    def press(self, *keys: str) -> None:
-        self.handle.focus()
-        for key in keys:
+    def press(self, *keys: str, field, value: str) -> None:
+        """By the keys, which lead to that value; where the page takes them, it is typed into the field beside the slider."""
+        if KEYS_ARE_TAKEN:
+            field.fill(value)
+        else:
+            self.handle.focus()
+        for key in ("Enter",) if KEYS_ARE_TAKEN else keys:
             self.handle.page.keyboard.press(key)
 
     def drag(self, share: float) -> None:

@@ -132,7 +132,7 @@ def test_a_person_moves_it(notebook, tmp_path):
     page.keyboard.press("Enter")
     person.whole(f"{first} 0.5")
     assert person.slider(first).place == 0.5
-    person.slider(first).press("ArrowRight")
+    person.slider(first).press("ArrowRight", field=person.field(first), value="0.6")
     person.whole(f"{first} 0.6")
     person.button("as buttons").first.click()
 
