@@ -116,7 +116,8 @@ class AttributeExplorer(ipywidgets.VBox):
                 return  # whoever works there looks for what is wanted now, and drops the rest
             self._busy = True
         if self._threaded:
-            self._thread = threading.Thread(target=self._work, daemon=True)
+            # No daemon: one that the end of Python meets inside torch takes the process down with it.
+            self._thread = threading.Thread(target=self._work)
             self._thread.start()
         else:
             self._work()
@@ -162,10 +163,14 @@ class AttributeExplorer(ipywidgets.VBox):
             self._show(parts, {part: (self._drawn(part, steps), None) for part in missing}, steps)
         whole = {}
         for part in reversed(parts):
-            whole[part] = self._finished(part, lambda: self._wanted is not None)
+            whole[part] = self._finished(part, self._given_up)
             if whole[part] is None:
                 return
         self._show(parts, whole)
+
+    def _given_up(self) -> bool:
+        """Whether something newer is wanted, or Python is ending."""
+        return self._wanted is not None or not threading.main_thread().is_alive()
 
     def _fitting(self, request: Request, parts: int) -> int:
         """How many plain calls a preview may take; 0 where the picture itself is there as fast."""

@@ -7,6 +7,7 @@ import io
 import json
 import random
 import re
+import subprocess
 import sys
 import threading
 import time
@@ -842,3 +843,28 @@ def test_random_moves(attributes, count, monkeypatch, tmp_path):
     shown.ask(shown.request)
     shown.wait()
     is_shown(shown)
+
+
+LEAVING = """
+import atexit, dataclasses
+from facelab import pretrained, request
+from facelab.explorer import AttributeExplorer
+
+calls, frames = [], request.Request.frames
+
+def counted(self, coarse=None):
+    for frame in frames(self, coarse):
+        calls.append(coarse)
+        yield frame
+
+request.Request.frames = counted
+atexit.register(lambda: print(len(calls)))
+explorer = AttributeExplorer(pretrained.load("digits"))
+explorer.ask(dataclasses.replace(explorer.request, steps=1000, people=4))
+"""
+
+
+def test_who_leaves_in_the_middle_leaves_at_once_and_in_peace():
+    """Python ends while a thousand calls are under way: the drawing is given up between two of them, and nothing aborts."""
+    run = subprocess.run([sys.executable, "-c", LEAVING], capture_output=True, text=True, timeout=120)
+    assert (run.returncode, run.stderr) == (0, "") and int(run.stdout) < 500
