@@ -178,6 +178,30 @@ BUGS = {
     )
 }
 
+# Lesson 06 shows them one by one before it names them.
+PATIENTS = {
+    "A": "no noise carried on",
+    "B": "guidance from the wrong end",
+    "C": "pictures scaled twice",
+    "D": "label dropped too often",
+    "E": "noise without its root",
+    "F": "one-hot turned negative",
+    "G": "cosine without its square",
+    "H": "the last tick left out",
+}
+
+
+def patient(letter: str) -> Bug:
+    """The bug that lesson 06 shows under this letter.
+
+    Raises:
+        ValueError: for a letter that no patient has.
+    """
+    if letter not in PATIENTS:
+        raise ValueError(f"the patients are {', '.join(PATIENTS)}, got {letter!r}.")
+    return BUGS[PATIENTS[letter]]
+
+
 # What every line above has its place in: the cosine schedule, all ticks alike, the whole condition forgotten one time in ten.
 BASE_NET = {"schedule": "cosine", "predicts": "velocity"}
 BASE_RECIPE = {"ticks": "uniform", "forget": "whole"}

@@ -237,7 +237,8 @@ def _covariance(size, seed):
 def _pairs_of_models():
     """Differences of two distances, some sure and some not, and 200 bootstrap replicates of each, off by their bias."""
     difference = torch.tensor([0.3, -0.3, 1.5, -1.5, 2.5, -2.5, 0.05, 5.0, 0.0])
-    replicates = difference[:, None] + 0.9 + _pictures(9, 200)
+    widths = torch.tensor([0.1, 1, 1, 1, 1, 1, 1, 2, 1])
+    replicates = difference[:, None] + 0.9 + widths[:, None] * _pictures(9, 200)
     difference[-1] = 1.98 * replicates[-1].std()
     return difference, replicates
 
@@ -320,6 +321,10 @@ EXERCISES = {
                 torch.cos((torch.arange(n) / n + 0.008) / 1.008 * torch.pi / 2) ** 2
                 / math.cos(0.008 / 1.008 * math.pi / 2) ** 2
             ),
+            "u runs from 0 to 1 in steps of 1 / (ticks - 1): its first value is 1 / ticks, and so is each step.": lambda n: (
+                torch.cos((torch.linspace(0, 1, n) + 0.008) / 1.008 * torch.pi / 2) ** 2
+                / math.cos(0.008 / 1.008 * math.pi / 2) ** 2
+            ),
         },
     ),
     "ideal_guess": Exercise(
@@ -344,6 +349,14 @@ EXERCISES = {
                 torch.einsum(
                     "bn,nchw->bchw", (-(x[:, None] - s * p).square().sum((2, 3, 4)) / (2 * n**2)).softmax(0), p
                 )
+            ),
+            "the squares are averaged over the pixels: unlikelihoods multiply, so add the squares up.": lambda x, p, s, n: (
+                torch.einsum(
+                    "bn,nchw->bchw", (-(x[:, None] - s * p).square().mean((2, 3, 4)) / (2 * n**2)).softmax(1), p
+                )
+            ),
+            "the 2 is missing: a Gaussian's exponent is the squared distance over twice sigma squared.": lambda x, p, s, n: (
+                torch.einsum("bn,nchw->bchw", (-(x[:, None] - s * p).square().sum((2, 3, 4)) / n**2).softmax(1), p)
             ),
             "this is the nearest picture alone: near ones share, by softmax.": lambda x, p, s, n: p[
                 (x[:, None] - s * p).square().sum((2, 3, 4)).argmin(1)
@@ -387,6 +400,9 @@ EXERCISES = {
         {
             "one sort gives the answers in order; the rank of each needs a second argsort.": lambda c, k, o: (
                 torch.where(o.argsort(1) < k[:, None], c, 0)
+            ),
+            "`order` holds random numbers, not ranks: those with the smallest stay, so rank them first.": lambda c, k, o: (
+                torch.where(o < k[:, None], c, 0)
             ),
             "the first answers stay, always the same ones: rank them by `order`.": lambda c, k, o: torch.where(
                 torch.arange(c.shape[1]) < k[:, None], c, 0
@@ -436,6 +452,9 @@ EXERCISES = {
         {
             "this is the plain share: where yes is rare, a judge that always says no would pass. Balance the two.": lambda a, r: (
                 (r[a != 0] == a[a != 0]).float().mean()
+            ),
+            "this is the plain share, and what was not said counts as no: where yes is rare, always no would pass.": lambda a, r: (
+                ((a > 0) == (r > 0)).float().mean()
             ),
             "what was not said is counted as no: leave out where asked is 0.": lambda a, r: (
                 ((r[a > 0] > 0).float().mean() + (r[a <= 0] < 0).float().mean()) / 2
@@ -557,6 +576,9 @@ EXERCISES = {
             ),
             "rounding gives the two ends half the chance of the others: cut off, .long().": lambda u, n: (
                 (u * (n - 1)).round().long()
+            ),
+            "rounding gives the first tick half its chance, and sometimes there is one called `ticks`: cut off, .long().": (
+                lambda u, n: (u * n).round().long()
             ),
             "these run from 1 to ticks: the first tick is 0, and there is none called `ticks`.": lambda u, n: (
                 (u * n).long() + 1
@@ -737,6 +759,9 @@ EXERCISES = {
             "few answers become quieter still: it is K over said, not said over K.": lambda c: (
                 c * ((c != 0).sum(1, keepdim=True) / c.shape[1]).sqrt()
             ),
+            "each row's count must stay with its row: .sum(1, keepdim=True), else it is spread over the columns.": lambda c: (
+                c * (c.shape[1] / c.abs().sum(1).clamp(min=1)).sqrt()
+            ),
             "yes and no cancel: count what is said, not what is answered yes.": lambda c: (
                 c * (c.shape[1] / c.sum(1, keepdim=True).clamp(min=1)).sqrt()
             ),
@@ -813,6 +838,9 @@ EXERCISES = {
             "the root is taken number by number: a matrix has another. Take roots of eigenvalues.": lambda m, a, n, b: (
                 (m - n).square().sum() + torch.trace(a + b) - 2 * torch.trace((a @ b).abs().sqrt())
             ),
+            "that is the root of the trace: take the root of each eigenvalue of A @ B, then add them up.": lambda m, a, n, b: (
+                (m - n).square().sum() + torch.trace(a + b) - 2 * torch.trace(a @ b).clamp(min=0).sqrt()
+            ),
             "the means' distance enters squared.": lambda m, a, n, b: (
                 frechet(m, a, n, b) + (m - n).norm() - (m - n).square().sum()
             ),
@@ -870,14 +898,17 @@ EXERCISES = {
             "2 is near, and a little too many: the middle 95 % lie within 1.96 standard deviations.": lambda d, r: (
                 torch.where(d.abs() > 2 * r.std(1), d.sign(), 0)
             ),
-            "each replicate adds its own bias, so their percentiles lie beside it: take their spread only.": lambda d, r: (
+            "replicates have a bias of their own: not their percentiles or mean count, only their spread.": lambda d, r: (
                 (r.quantile(0.025, 1) > 0).int() - (r.quantile(0.975, 1) < 0).int()
             ),
             "the two are swapped: a difference below zero says that A is nearer, and is -1.": lambda d, r: (
                 -decide(d, r)
             ),
             "that is the variance: the standard deviation is its root.": lambda d, r: torch.where(
-                d.abs() > 1.96 * 1.96 * r.var(1), d.sign(), 0
+                d.abs() > 1.96 * r.var(1), d.sign(), 0
+            ),
+            "one deviation for all pairs: each has its own, .std(1).": lambda d, r: torch.where(
+                d.abs() > 1.96 * r.std(), d.sign(), 0
             ),
         },
     ),

@@ -42,6 +42,13 @@ def test_there_are_eight_and_each_tells_its_source():
     assert RUNS[0] == SOUND and RUNS[-1] == AGAIN and len(RUNS) == 10
 
 
+def test_each_is_one_patient_of_lesson_06():
+    assert sorted(bugs.PATIENTS.values()) == sorted(BUGS) and bugs.patient("C").name == "pictures scaled twice"
+    assert not bugs.patient("A").trains and not bugs.patient("B").trains and bugs.patient("H").trains
+    with pytest.raises(ValueError, match=r"A, B, C, D, E, F, G, H, got 'I'"):
+        bugs.patient("I")
+
+
 @pytest.mark.parametrize("bug", BUGS.values(), ids=lambda bug: bug.name)
 def test_each_is_one_line_of_the_sound_source_and_its_diff_shows_it(bug):
     before, after = bug.sound.splitlines(), bug.spoilt.splitlines()
