@@ -190,6 +190,11 @@ def rank_correlation(x: Tensor, y: Tensor) -> Tensor:
     return torch.where(scale > 0, (a * b).sum(-1) / scale.clamp(min=1e-12), 0.0)
 
 
+def _within_one(correlation: Mean) -> Mean:
+    """No correlation lies outside [-1, 1], so nor need its interval."""
+    return correlation._replace(low=max(-1.0, correlation.low), high=min(1.0, correlation.high))
+
+
 class Rise(NamedTuple):
     """An attribute walked from no to yes, everything else as it was.
 
@@ -271,7 +276,7 @@ def rise(
     others = torch.arange(len(moved)) != i
     return Rise(
         name,
-        mean_of(rank_correlation(way[:, :, i], torch.arange(frames))),
+        _within_one(mean_of(rank_correlation(way[:, :, i], torch.arange(frames)))),
         rank_correlation(way[:, :, i].mean(0), torch.arange(frames)).item(),
         mean_of(found[:, 1, i] - found[:, 0, i]),
         moved[others].mean().item(),

@@ -154,21 +154,28 @@ def recorded_shares(record: dict) -> str:
     return f"{record['memory']['what']}\n{as_text(cells)}"
 
 
-def recorded_lines(table: dict) -> list[str]:
-    """What `table_1` wrote, as lines for people: scores in each network's features with floor and controls, then control."""
-    lines = []
-    for scores in table["scores"]:
-        rows = [Score(**_told(row)) for row in scores["rows"]]
-        lines += [
-            Scores(tuple(rows), scores["count"], scores["features"].split(",")[0], scores["features"], scores["seed"])
-        ]
+def recorded_scores(table: dict) -> list[Scores]:
+    """The scores that `table_1` wrote, in each network's features, with floor and controls."""
+    return [
+        Scores(
+            tuple(Score(**_told(row)) for row in one["rows"]),
+            one["count"],
+            one["features"].split(",")[0],
+            one["features"],
+            one["seed"],
+        )
+        for one in table["scores"]
+    ]
+
+
+def recorded_control(table: dict) -> str:
+    """What `table_1` wrote of each line's asked = read, calls and seconds, for people; and which weights were missing."""
     cells = [("of", "asked = read", "calls", "seconds a picture")]
     cells += [
         (of, str(Estimate(**row["control"])), row["calls"], f"{row['seconds']:.3f}")
         for of, row in table["asked"].items()
     ]
-    missing = [f"{of}: its weights are missing" for of in table["table"]["missing"]]
-    return [f"real: {table['table']['real']}", *map(str, lines), as_text(cells), *missing]
+    return "\n".join([as_text(cells), *(f"{of}: its weights are missing" for of in table["table"]["missing"])])
 
 
 def _told(row: dict) -> dict:

@@ -372,11 +372,6 @@ def curve(
         if name == beneath:
             look = {"lw": 5, "alpha": 0.4, "zorder": 1}
         axes.plot(xs, ys, ls=style, marker=dot, ms=4.5, color=colour, label=name, **look)
-        for k, word in enumerate(words):
-            # Where the line goes left, to the left of it, else below, so that its two branches keep their words apart.
-            left = xs[k] < xs[k - 1] if k else xs[:2].argmin()
-            place = {"xytext": (-5, 5), "ha": "right"} if left else {"xytext": (5, -11)}
-            axes.annotate(word, (xs[k], ys[k]), textcoords="offset points", fontsize=8, **place)
         if bands and name in bands:
             axes.fill_between(xs, *bands[name], color=colour, alpha=0.2, linewidth=0)
         seen = ys[np.isfinite(ys)]
@@ -405,10 +400,26 @@ def curve(
         # Within two powers of ten the same: 0.2, 0.3, 0.6, and not 2 x 10^-1.
         axes.set_yticks(named, [f"{place:g}" for place in named])
         axes.set_yticks([], minor=True)
+    for name, words in (marks or {}).items():
+        _mark(axes, *(np.asarray(values, dtype=float) for values in series[name]), words)
     if len(series) > 1:
         axes.legend(frameon=False, fontsize=9)
     words = f"{title or y or 'Curves'} against {x or 'x'}: {'; '.join(told)}."
     return _illustration(figure, alt or words)
+
+
+def _mark(axes, xs: np.ndarray, ys: np.ndarray, words: Sequence[str]) -> None:
+    """Each word on that side of its point where there is most room, far from the line and from the words before."""
+    points = axes.transData.transform(np.column_stack([xs, ys]))
+    steps = np.linspace(0, 1, 50)[:, None, None]
+    taken = list((points[:-1] + steps * (points[1:] - points[:-1])).reshape(-1, 2)) + list(points)
+    sides = [(np.cos(turn), np.sin(turn)) for turn in np.arange(8) * np.pi / 4]
+    for x, y, point, word in zip(xs, ys, points, words, strict=True):
+        places = [point + 11 * np.array(side) for side in sides]
+        best = max(range(8), key=lambda k: min(np.linalg.norm(np.array(taken) - places[k], axis=1)))
+        taken.append(places[best])
+        look = {"textcoords": "offset points", "fontsize": 8, "ha": "center", "va": "center"}
+        axes.annotate(word, (x, y), xytext=[8 * part for part in sides[best]], **look)
 
 
 def beside(*illustrations: Illustration) -> Illustration:

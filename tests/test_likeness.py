@@ -7,7 +7,7 @@ import torch
 from oracle import randn, refused
 from torch.testing import assert_close
 
-from facelab import data, drawn
+from facelab import data, drawn, likeness
 from facelab.attributes import DRAWN, Attributes
 from facelab.data import Pictures
 from facelab.ideal import GaussianDenoiser
@@ -304,3 +304,9 @@ def test_probabilities_are_of_what_a_file_keeps():
     levels = ((pictures + 1) * 127.5).round().to(torch.uint8)
     assert torch.equal(probabilities(judge, pictures, batch=3), probabilities(judge, levels))
     assert_close(probabilities(judge, levels), judge(levels.float() / 127.5 - 1).double().sigmoid())
+
+
+def test_no_interval_of_a_correlation_leaves_what_a_correlation_can_be():
+    within = likeness._within_one(likeness.Mean(0.98, 0.93, 1.03, 20))
+    assert within == likeness.Mean(0.98, 0.93, 1.0, 20)
+    assert likeness._within_one(likeness.Mean(-0.9, -1.2, -0.6, 20)).low == -1.0

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 
 import numpy as np
 import pytest
@@ -284,3 +285,20 @@ def test_clouds_have_ellipses_of_two_deviations():
 def test_a_field_of_other_rows_than_columns_leaves_out_what_a_row_has_with_itself():
     picture = plots.heat([[0.9, np.nan, -0.2], [0.1, 0.8, 0.3]], ["a", "b", "c"], rows=["a", "b"], title="leak")
     assert picture.alt == "leak: highest b with c 0.30, lowest a with c -0.20."
+
+
+def test_words_beside_a_line_keep_clear_of_it_and_of_each_other():
+    """A line that turns back on itself within a few pixels, as distance against obedience does."""
+    xs, ys = np.array([87, 82, 77.1, 76.3, 77.0, 79, 82]), np.array([0.50, 0.74, 0.80, 0.825, 0.824, 0.826, 0.827])
+    figure, axes = plots._axes((6.4, 3.2), "", "", "")
+    axes.plot(xs, ys)
+    plots._mark(axes, xs, ys, list("0123468"))
+    points = axes.transData.transform(np.column_stack([xs, ys]))
+    words = {
+        text.get_text(): axes.transData.transform(text.xy) + np.array(text.xyann) * figure.dpi / 72
+        for text in axes.texts
+    }
+    line = np.concatenate([np.linspace(a, b, 99) for a, b in itertools.pairwise(points)])
+    for word, own in zip("0123468", points, strict=True):
+        assert np.linalg.norm(words[word] - own) < 14 and np.linalg.norm(line - words[word], axis=1).min() > 5
+        assert min(np.linalg.norm(words[word] - place) for other, place in words.items() if other != word) > 10
