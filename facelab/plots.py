@@ -149,6 +149,7 @@ def animation(
     *,
     seconds: float = 0.1,
     back: bool = True,
+    still: int | None = None,
     alt: str | None = None,
     **options,
 ) -> Illustration:
@@ -159,6 +160,7 @@ def animation(
         titles: a line above each frame.
         seconds: how long a frame stays; the first and the last stay eight times as long.
         back: go back from the last to the first, frame by frame, where it would jump otherwise.
+        still: which frame is seen where nothing moves, by default the first.
         options: further ones of `show`, for every frame.
 
     Raises:
@@ -182,9 +184,10 @@ def animation(
     stay = [1000 * seconds * (8 if i in (0, len(sheets) - 1) else 1) for i in order]
     for colours in (256, 128, 64, 32):
         few = film.quantize(colours, dither=Image.Dither.NONE)
-        first, *others = (few.crop((0, i * high, wide, (i + 1) * high)) for i in order)
+        shown = [few.crop((0, i * high, wide, (i + 1) * high)) for i in ([] if still is None else [still]) + order]
+        how = {"append_images": shown[1:], "duration": stay, "loop": 0, "default_image": still is not None}
         out = io.BytesIO()
-        first.save(out, "PNG", save_all=True, append_images=others, duration=stay, loop=0, optimize=True)
+        shown[0].save(out, "PNG", save_all=True, optimize=True, **how)
         if out.tell() <= ANIMATION:
             words = (
                 alt or f"An animation of {len(sheets)} frames{f', from {titles[0]} to {titles[-1]}' if titles else ''}."

@@ -467,7 +467,7 @@ def sight(root: Path = ROOT) -> int:
         said |= more
         titles += [model.attributes.describe(model.attributes.encode(**more))] * len(way)
     alt = f"Noise becomes {len(PEOPLE)} faces; then each of them is asked for {', '.join(dict.fromkeys(titles[11:]))} in turn."
-    moving = plots.animation(frames, titles, seconds=0.25, back=False, side=128, alt=alt)
+    moving = plots.animation(frames, titles, seconds=0.25, back=False, still=10, side=128, alt=alt)
     moving.save(root / "data/results/sight.png")
     print(f"{len(moving.png):,} bytes: {alt}")
     return 0

@@ -249,6 +249,17 @@ def test_several_faces_move_side_by_side():
     assert [image.convert("RGB").getpixel(at)[0] for at in ((4, 4), (14, 4))] == [0, 255]
 
 
+def test_where_nothing_moves_the_chosen_frame_is_seen():
+    frames = shades(4)
+    moving, still = (plots.animation(frames, side=8, back=False, still=still).image for still in (None, 2))
+    alone = plots.show(frames[2][None], 1, side=8).image.convert("L")
+    assert abs(np.asarray(still.convert("L"), dtype=int) - np.asarray(alone, dtype=int)).max() < 8
+    assert moving.n_frames == 4 and still.n_frames == 5, "Pillow counts the one that is no part of it"
+    still.seek(1)
+    first = np.asarray(still.convert("L"), dtype=int)
+    assert abs(first - np.asarray(moving.convert("L"), dtype=int)).max() < 8 and still.info["duration"] == 800
+
+
 def test_an_animation_stays_small_or_is_refused(monkeypatch):
     luck = torch.Generator().manual_seed(0)
     frames = [torch.rand(3, 32, 32, generator=luck) * 2 - 1 for _ in range(4)]
