@@ -626,6 +626,7 @@ def test_the_readmes_moving_picture_is_drawn_from_noise_through_every_request(tm
     (tmp_path / "data/results").mkdir(parents=True)
     assert make.sight(tmp_path) == 0
     with Image.open(tmp_path / "data/results/sight.png") as moving:
-        assert moving.n_frames == 11 + 4 * (len(make.ASKED) - 1) and moving.info["loop"] == 0
+        # The first is the still, faces already, which is no part of the film.
+        assert moving.n_frames == 1 + 11 + 4 * (len(make.ASKED) - 1) and moving.info["loop"] == 0
     told = capsys.readouterr().out
     assert all(word in told for word in ("Noise becomes 3 faces", "Smiling", "no Blond_Hair"))
