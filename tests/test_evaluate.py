@@ -191,6 +191,7 @@ def test_table_1_names_what_is_missing(few, weights, monkeypatch, capsys):
     assert list(kept) == ["real", *lines] and all(len(features) == 20 for features in kept.values())
     again = "\n".join([*map(str, nearness.recorded_scores(told)), nearness.recorded_control(told)])
     assert len(again.splitlines()) > 10 and all(line in shown for line in again.splitlines())
+    assert told["table"]["real"].startswith("60 drawn faces, test") and "; the floor: 80" in told["table"]["real"]
 
     names = [name for name in pretrained.names() if name not in ("report", "unconditional")]
     monkeypatch.setattr(pretrained, "names", lambda: names)

@@ -10,37 +10,40 @@ class Slider:
     """ipywidgets 8 draws noUiSlider's handle, which tells role and value; 7 draws jQuery UI's, which tells neither.
 
     Args:
-        inside: a locator of what holds this slider and no other.
+        field: a locator of the number beside it, in the same row.
     """
 
-    def __init__(self, inside):
-        self.handle = inside.locator("[role=slider], .ui-slider-handle")
+    def __init__(self, field):
+        self.field = field
+        self.handle = _around(field, "widget-hbox").locator("[role=slider], .ui-slider-handle")
 
     @property
     def place(self) -> float:
         """What it stands at: as the handle tells, or as it is written beside it, seen or unseen."""
         told = self.handle.get_attribute("aria-valuenow")
-        return float(told or self._around("widget-slider").locator(".widget-readout").text_content())
+        return float(told or _around(self.handle, "widget-slider").locator(".widget-readout").text_content())
 
-    def press(self, *keys: str, field, value: str) -> None:
-        """By the keys, which lead to that value; where the page takes them, it is typed into the field beside the slider."""
+    def press(self, *keys: str, value: str) -> None:
+        """By the keys, which lead to that value; where the page takes them, it is typed into the field."""
         if KEYS_ARE_TAKEN:
-            field.fill(value)
+            self.field.fill(value)
+            keys = ("Enter",)
         else:
             self.handle.focus()
-        for key in ("Enter",) if KEYS_ARE_TAKEN else keys:
+        for key in keys:
             self.handle.page.keyboard.press(key)
 
     def drag(self, share: float) -> None:
         """By the mouse, to this share of the rail: 0 its left end, 1 its right, above it beyond."""
-        knob, rail = self.handle.bounding_box(), self._around("noUi-base", "ui-slider").bounding_box()
+        knob, rail = self.handle.bounding_box(), _around(self.handle, "noUi-base", "ui-slider").bounding_box()
         mouse, height = self.handle.page.mouse, knob["y"] + knob["height"] / 2
         mouse.move(knob["x"] + knob["width"] / 2, height)
         mouse.down()
         mouse.move(rail["x"] + share * rail["width"], height + 3, steps=12)
         mouse.up()
 
-    def _around(self, *classes: str):
-        """The nearest element around the handle that has one of these classes."""
-        having = " or ".join(f"contains(concat(' ', @class, ' '), ' {name} ')" for name in classes)
-        return self.handle.locator(f"xpath=ancestor::*[{having}][1]")
+
+def _around(element, *classes: str):
+    """The nearest one around it that has one of these classes."""
+    having = " or ".join(f"contains(concat(' ', @class, ' '), ' {name} ')" for name in classes)
+    return element.locator(f"xpath=ancestor::*[{having}][1]")

@@ -51,8 +51,8 @@ class Person:
         return self.out.get_by_role("spinbutton", name=name, exact=True)
 
     def slider(self, name):
-        """The one in the row of that field."""
-        return Slider(self.field(name).locator("xpath=ancestor::*[contains(@class, 'widget-hbox')]").last)
+        """The one beside that field."""
+        return Slider(self.field(name))
 
     def link(self) -> str:
         return self.out.get_by_role("img").last.get_attribute("src")
@@ -132,7 +132,7 @@ def test_a_person_moves_it(notebook, tmp_path):
     page.keyboard.press("Enter")
     person.whole(f"{first} 0.5")
     assert person.slider(first).place == 0.5
-    person.slider(first).press("ArrowRight", field=person.field(first), value="0.6")
+    person.slider(first).press("ArrowRight", value="0.6")
     person.whole(f"{first} 0.6")
     person.button("as buttons").first.click()
 

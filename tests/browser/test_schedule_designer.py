@@ -33,11 +33,8 @@ class Person:
         return self.output.get_by_role("spinbutton", name=name, exact=True)
 
     def slider(self, name):
-        """The one in the row of that field."""
-        return Slider(self.field(name).locator("xpath=ancestor::*[contains(@class, 'widget-hbox')]").last)
-
-    def press(self, name, *keys, value):
-        self.slider(name).press(*keys, field=self.field(name), value=value)
+        """The one beside that field."""
+        return Slider(self.field(name))
 
     def design(self) -> Design:
         """What the controls say."""
@@ -83,7 +80,7 @@ def test_a_person_moves_it(notebook):
         assert [i for i, changed in enumerate(differ(before, shown)) if changed] == list(which)
 
     # The arrow keys, on the slider of the tick: the strips stay.
-    person.press("look at tick", *["ArrowRight"] * 3, value="503")
+    person.slider("look at tick").press(*["ArrowRight"] * 3, value="503")
     moved(curves, ratio, here)
     assert person.design().tick == 503
 
@@ -105,7 +102,7 @@ def test_a_person_moves_it(notebook):
     moved(curves, ratio, here, *strips)
     assert person.field("last beta").input_value() == "0.02"
     assert person.output.get_by_text("60.3 % of the picture is left").count() == 1
-    person.press("last beta", "PageUp", value="0.03")
+    person.slider("last beta").press("PageUp", value="0.03")
     page.wait_for_function("e => e.value != '0.02'", arg=person.field("last beta").element_handle())
     moved(curves, ratio, here, *strips)
 

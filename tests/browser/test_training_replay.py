@@ -17,7 +17,8 @@ SOURCE = "from facelab.widgets import TrainingReplay\n\nreplay = TrainingReplay(
 def test_a_person_scrubs_through_it(notebook, complaints):
     page, start = notebook(SOURCE), Look(load_recording("digits"))
     output, last = page.locator(".jp-OutputArea-output").first, len(start.recording.steps)
-    field, slider = output.get_by_role("spinbutton", name="look", exact=True), Slider(output)
+    field = output.get_by_role("spinbutton", name="look", exact=True)
+    slider = Slider(field)
     seen = []
 
     def at(place):
@@ -31,7 +32,7 @@ def test_a_person_scrubs_through_it(notebook, complaints):
         seen.append(Image.open(io.BytesIO(base64.b64decode(link.split(",")[1]))).tobytes())
 
     at(1)
-    slider.press("ArrowRight", "ArrowRight", field=field, value="3")
+    slider.press("ArrowRight", "ArrowRight", value="3")
     at(3)
     field.fill("5")
     page.keyboard.press("Enter")
@@ -41,7 +42,7 @@ def test_a_person_scrubs_through_it(notebook, complaints):
     field.fill(str(last + 7))  # beyond the end is the end
     page.keyboard.press("Enter")
     at(last)
-    slider.press("Home", field=field, value="1")
+    slider.press("Home", value="1")
     at(1)
     assert len(set(seen)) == 4 and seen[0] == seen[-1]
     assert complaints(output) == []
