@@ -29,11 +29,13 @@ from facelab.sample import DDIM, sample
 
 
 def covering(answers: Tensor, attributes: Attributes, each: int, names: Iterable[str] | None = None, seed=0) -> Tensor:
-    """Few rows of `answers` among which every name has at least `each` yes and `each` no.
+    """Few rows of `answers` in which every name is answered by at least `each` yes and `each` no.
 
-    The rarest answer is served first, from rows drawn at random among all that have it, so that what goes with it is what
-    goes with it in the data; most of the common answers are then there already. A row comes twice only where the list
-    has too few, and a warning says so.
+    The list is shuffled, and of every answer the first `each` rows that give it are taken, in the list's new order. So
+    these are a fair sample of all that give it, and what goes with it is what goes with it in the data. All the rows
+    together are not: what is rare is common among them. `counted` tells which answers of which rows to read back.
+
+    A row comes twice only where the list has too few, and a warning says so.
 
     Args:
         answers: (N, K) of -1 and +1, such as the official list of a partition; no picture is needed.
@@ -45,18 +47,27 @@ def covering(answers: Tensor, attributes: Attributes, each: int, names: Iterable
     Raises:
         ValueError: for an answer that no row gives.
     """
-    generator, columns = torch.Generator().manual_seed(seed), _columns(attributes, names)
-    chosen, few = torch.empty(0, dtype=torch.long), []
-    for column, sign, having in _rarest_first(answers, attributes, columns, each):
-        having = having[torch.randperm(len(having), generator=generator)]
-        unused = having[~torch.isin(having, chosen)]
-        missing = each - int((answers[chosen, column] == sign).sum())
-        chosen = torch.cat([chosen, unused[: max(0, missing)]])
-        if (missing := missing - len(unused)) > 0:
-            few.append(_answer(attributes, column, sign, len(having)))
-            chosen = torch.cat([chosen, having.repeat(math.ceil(missing / len(having)))[:missing]])
-    _say(few, each)
-    return chosen[torch.randperm(len(chosen), generator=generator)]
+    cells = _rarest_first(answers, attributes, _columns(attributes, names), each)
+    _say([_answer(attributes, column, sign, len(rows)) for column, sign, rows in cells if len(rows) < each], each)
+    order = torch.randperm(len(answers), generator=torch.Generator().manual_seed(seed))
+    order = order.repeat(math.ceil(each / len(cells[0][2])))
+    taken = torch.zeros(len(order), dtype=torch.bool)
+    for column, sign, _ in cells:
+        taken[(answers[order, column] == sign).nonzero()[:each, 0]] = True
+    return order[taken]
+
+
+def counted(cond: Tensor, attributes: Attributes, each: int, names: Iterable[str] | None = None) -> Tensor:
+    """The same requests (B, K), of every name only the first `each` yes and the first `each` no left said.
+
+    What is read back from the rows of `covering` is held against these: each answer then has a fair sample of the rows
+    that give it, as the judge's ceiling has all of them. Among all the rows of `covering` those without glasses have hats,
+    beards and bald heads far more often than in the data, and are harder to read and to draw for it.
+    """
+    named = torch.zeros(len(attributes), dtype=torch.bool)
+    named[_columns(attributes, names)] = True
+    yes, no = cond > 0, cond < 0
+    return cond * ((yes.cumsum(0) <= each) & yes | (no.cumsum(0) <= each) & no) * named
 
 
 def requests(
@@ -66,8 +77,9 @@ def requests(
 
     Args:
         answers: (N, K) of -1 and +1; what a request says together, some row says together.
-        said: "all" takes whole rows (`covering`); 1 says one attribute alone and leaves the others at 0, "not said";
-            3 says it together with two more of `names`, answered as in the same row, first those still asked too seldom.
+        said: "all" takes whole rows (`covering`, of which `counted` tells what to read back); 1 says one attribute alone
+            and leaves the others at 0, "not said"; 3 says it together with two more of `names`, answered as in the same
+            row, first those still asked too seldom.
         names: the attributes that are asked for, by default all.
 
     Raises:
@@ -281,19 +293,20 @@ def mean_obeyed(seen: Tensor, cond: Tensor, names: Iterable[str], attributes: At
 
 
 def obeyed_by(
-    seen: Tensor, cond: Tensor, attributes: Attributes, people: Iterable[str]
+    seen: Tensor, cond: Tensor, attributes: Attributes, people: Iterable[str], told: Tensor | None = None
 ) -> dict[str, dict[str, Balanced]]:
     """{answer: {name: how well requests that give this answer are obeyed}}, for "Male", "no Male", ...: whom errors hit.
 
     Args:
         seen, cond: as for `balanced_accuracy`.
         people: the names whose answers split the requests.
+        told: (B, K), the answers that count (`counted`); by default all that are said.
     """
-    found = {}
+    found, told = {}, cond if told is None else told
     for name in people:
         for sign, word in ((1, name), (-1, f"no {name}")):
             there = cond[:, attributes.index(name)].sign() == sign
-            found[word] = balanced_accuracy(seen[there], cond[there], attributes)
+            found[word] = balanced_accuracy(seen[there], told[there], attributes)
     return found
 
 

@@ -97,7 +97,7 @@ def answers_of(which: str, split: str) -> Tensor:
     """(N, K) rows of which requests are made."""
     if which == "celeba":
         return data.celeba_answers(split)[1]
-    return data.drawn_faces(min(DRAWN_ROWS, data.DRAWN_COUNTS[split]), split).conds
+    return data.drawn_people(data.DRAWN_COUNTS["train"], split)[0]
 
 
 def names_of(told: argparse.Namespace, attributes: Attributes) -> list[str]:
@@ -139,25 +139,30 @@ def obeying(told: argparse.Namespace, said: int | str) -> tuple[str, dict, str]:
     judge, real, names = judge_of(paints.which), data.faces("score", paints.which), names_of(told, paints.attributes)
     top, seen_real = control.ceiling(judge, real), control.read(judge, real.images)
     cond = control.requests(answers_of(paints.which, "valid"), paints.attributes, told.each, said, names, told.seed)
+    # What the drawn pictures' readings are held against; of whole rows only a fair sample of each answer.
+    held = control.counted(cond, paints.attributes, told.each, names) if said == "all" else cond
     scale, shares = _chosen(told, paints, judge, names)
     scales, chosen = {}, None
     for tried in told.scales:
         drawn = paints.draw(cond, tried)
         table, seen = (
-            control.control(judge, drawn, cond, top, None if said == "all" else names),
+            control.control(judge, drawn, held, top, None if said == "all" else names),
             control.read(judge, drawn),
         )
-        mean = control.mean_obeyed(seen, cond, names, paints.attributes)
+        mean = control.mean_obeyed(seen, held, names, paints.attributes)
         scales[f"{tried:g}"] = {"mean": control.plain(mean), "rows": table.to_json()["rows"]}
         if tried == scale:
             chosen = table, seen
     table, seen = chosen
+    counts = f"at least {told.each} yes and {told.each} no"
+    if said == "all":
+        counts = f"of which {told.each} yes and {told.each} no count, a fair sample of the rows that say so,"
     about = {
         "what": f"asked = read, balanced, beside the judge's on real faces (the ceiling); chance is 0.5; said: {said}",
         "model": str(paints),
         "judge": f"{JUDGES[paints.which]}, sha256 {pretrained.load(JUDGES[paints.which]).card['sha256'][:16]}",
         "real": real.source,
-        "requests": f"{len(cond)}, at least {told.each} yes and {told.each} no of {', '.join(names)}",
+        "requests": f"{len(cond)}, {counts} of {', '.join(names)}",
         "scale": scale,
         "scales tried on rows of the train list": shares,
         "drawn in": drawing(told),
@@ -168,7 +173,7 @@ def obeying(told: argparse.Namespace, said: int | str) -> tuple[str, dict, str]:
     shown = [f"{about['what']}; scale {scale:g}", str(table)]
     people = [name for name in leakage.PEOPLE if name in paints.attributes.names]
     if said == "all":
-        split = control.obeyed_by(seen, cond, paints.attributes, people)
+        split = control.obeyed_by(seen, cond, paints.attributes, people, held)
         found["by people"] = {w: {n: control.plain(b) for n, b in rows.items()} for w, rows in split.items()}
     else:
         found["unsaid"] = [control.plain(row) for row in control.unsaid(seen, cond, seen_real, real)]
@@ -189,7 +194,8 @@ def _chosen(told, paints: Painter, judge, names: list[str]) -> tuple[float, dict
     shares = {}
     for scale in told.scales:
         seen = control.read(judge, paints.draw(cond, scale))
-        shares[scale] = round(control.mean_obeyed(seen, cond, names, paints.attributes).value, 4)
+        held = control.counted(cond, paints.attributes, each, names)
+        shares[scale] = round(control.mean_obeyed(seen, held, names, paints.attributes).value, 4)
     return max(shares, key=shares.get), {f"{scale:g}": share for scale, share in shares.items()}
 
 

@@ -224,14 +224,22 @@ def test_memory_knows_copies(few):
 
 
 @pytest.mark.parametrize("said", ["all", "1"])
-def test_control_at_every_scale(few, said):
+def test_control_at_every_scale(few, said, monkeypatch):
+    held, mean = [], control.mean_obeyed
+    monkeypatch.setattr(
+        control, "mean_obeyed", lambda seen, cond, *rest: (held.append(cond), mean(seen, cond, *rest))[1]
+    )
     assert measure(f"control-{said}") == 0
+    # Two scales on rows of the train list, two on the valid list: of every answer five rows, a fair sample.
+    assert [sorted((cond != 0).sum(0).tolist())[-3:] for cond in held] == [[0, 10, 10]] * 4
     told = told_in(few, f"painter_control_{said}")
     assert list(told["scales"]) == ["1", "2"] == list(told["control"]["scales tried on rows of the train list"])
     chosen = told["scales"][f"{told['control']['scale']:g}"]
     assert chosen["rows"] == told["rows"] and 0 <= chosen["mean"]["value"] <= 1
     asked = {row["name"]: row["obeyed"] for row in told["rows"]}
-    assert all(asked[name]["yes"]["count"] >= 5 <= asked[name]["no"]["count"] for name in ("Smiling", "Male"))
+    assert set(asked) == {"Smiling", "Male"}  # of the others neither answer has a fair sample
+    assert all(half["count"] == 5 for row in asked.values() for half in (row["yes"], row["no"]))
+    assert chosen["mean"]["value"] == pytest.approx(sum(row["share"] for row in asked.values()) / 2)
     assert "--names Smiling Male" in told["control"]["command"]
     if said == "1":
         assert len(told["rows"]) == 2 and len(told["unsaid"]) == len(DRAWN)
@@ -239,6 +247,8 @@ def test_control_at_every_scale(few, said):
         assert len(told["leakage"]["more"][0]) == len(DRAWN) and {"Male"} <= told["amplification, mean"].keys()
     else:
         assert {"Male", "no Male", "Young", "no Young"} <= told["by people"].keys()
+        smiles = (told["by people"][word]["Smiling"]["yes"] for word in ("Male", "no Male"))
+        assert sum(part["count"] for part in smiles if part) == 5
 
 
 def test_half_requests_come_from_the_same_noise(few, monkeypatch, weights):
@@ -354,7 +364,7 @@ def test_scales_tells_what_moves_and_what_it_costs(few, plain_eyes, monkeypatch,
     assert [row["Smiling"]["value"] for row in told["rows"]] == [0, 0, 0, 1, 1, 1, 1]
     assert [row["Male"]["value"] for row in told["rows"]] == [0, 0, 0, 1, 1, 1, 1]
     moves = told["loudness"]["moved in the data"]
-    rows = data.drawn_faces(60, "valid").conds
+    rows = data.drawn_people(80, "valid")[0]
     male, smiling = (rows[:, DRAWN.index(name)] > 0 for name in ("Male", "Smiling"))
     wanted = male[smiling].float().mean() - male[~smiling].float().mean()
     assert moves["Smiling"]["value"] == 1 and abs(moves["Male"]["value"] - wanted) < 1e-6

@@ -202,6 +202,12 @@ def test_control_is_split_by_who_is_asked_for():
     found = obeyed_by(seen, cond, NAMES, ["Male"])
     assert list(found) == ["Male", "no Male"]
     assert found["Male"]["Glasses"].share == 1 and found["no Male"]["Glasses"].share == 0.5
+    told = cond.clone()
+    told[1000:, :] = 0  # who is asked for is still told by all that was asked
+    half = obeyed_by(seen, cond, NAMES, ["Male"], told)
+    assert half["no Male"]["Glasses"] == obeyed_by(seen[:1000], cond[:1000], NAMES, ["Male"])["no Male"]["Glasses"]
+    told[:, 3] = 0
+    assert obeyed_by(seen, cond, NAMES, ["Male"], told)["Male"]["Hat"] == half["Male"]["Hat"]
     assert found["no Male"]["Hat"].share == 1 and found["Male"]["Male"].no is None
 
 
