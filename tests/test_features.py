@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_sample_image
+from torch import nn
 from torch.testing import assert_close
 
 from facelab import features as features_py
@@ -80,6 +81,22 @@ def test_features_do_not_depend_on_type_batch_or_company():
     grey = levels[:1, :1]
     assert_close(efficientnet_features(grey), efficientnet_features(grey.repeat(1, 3, 1, 1)))
     assert (efficientnet_features(levels.flip(1)) - features).abs().max() > 0.1
+
+
+def test_batch_norms_are_folded_away_and_nothing_else_changes():
+    torch.manual_seed(0)
+    inner = nn.Sequential(nn.Conv2d(8, 8, 3, groups=8, bias=False), nn.BatchNorm2d(8), nn.ReLU6())
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), inner, nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1))
+    for part in net.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            for values in (part.running_mean, part.running_var, part.weight.data, part.bias.data):
+                values.uniform_(0.5, 2)
+    x = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        expected = net.eval()(x)
+        assert_close(features_py._folded(net)(x), expected, rtol=1e-4, atol=1e-5)
+    # One follows no convolution, and stays.
+    assert [isinstance(part, nn.BatchNorm2d) for part in (net[1], inner[1], net[3])] == [False, False, True]
 
 
 def test_features_leave_the_random_numbers_alone():
