@@ -175,6 +175,9 @@ def obeying(told: argparse.Namespace, said: int | str) -> tuple[str, dict, str]:
     if said == "all":
         split = control.obeyed_by(seen, cond, paints.attributes, people, held)
         found["by people"] = {w: {n: control.plain(b) for n, b in rows.items()} for w, rows in split.items()}
+        # What the same pictures would say if all rows counted, a crowd in which everything rare is common.
+        crowd = control.balanced_accuracy(seen, cond, paints.attributes)
+        found["all rows counted"] = {name: control.plain(crowd[name]) for name in names}
     else:
         found["unsaid"] = [control.plain(row) for row in control.unsaid(seen, cond, seen_real, real)]
     if said == 1:

@@ -249,6 +249,9 @@ def test_control_at_every_scale(few, said, monkeypatch):
         assert {"Male", "no Male", "Young", "no Young"} <= told["by people"].keys()
         smiles = (told["by people"][word]["Smiling"]["yes"] for word in ("Male", "no Male"))
         assert sum(part["count"] for part in smiles if part) == 5
+        crowd = told["all rows counted"]
+        assert set(crowd) == set(asked) and all(5 <= row["yes"]["count"] for row in crowd.values())
+        assert max(row["no"]["count"] for row in crowd.values()) > 5
 
 
 def test_half_requests_come_from_the_same_noise(few, monkeypatch, weights):
