@@ -75,6 +75,13 @@ class Pictures(Dataset):
         return tuple((self.conds > 0).float().mean(0).clamp(0.001, 0.999).tolist())
 
     @functools.cached_property
+    def rarer(self) -> list[Tensor]:
+        """For each attribute of which both answers are given: the numbers of the pictures with the rarer one."""
+        yes, no = self.conds > 0, self.conds < 0
+        fewer = torch.where(yes.sum(0) <= no.sum(0), yes, no)
+        return [one.nonzero()[:, 0] for one, both in zip(fewer.T, yes.any(0) & no.any(0), strict=True) if both]
+
+    @functools.cached_property
     def key(self) -> str:
         """Names exactly these pictures and answers, wherever they came from: 16 digits of a sha256."""
         if self._known and self._rows is None:
@@ -90,7 +97,8 @@ class Pictures(Dataset):
         """Those at `indices` (a slice, a list, a tensor of numbers or of N booleans), in that order; no pixel is copied."""
         rows = torch.arange(len(self))[torch.as_tensor(indices) if isinstance(indices, range) else indices].reshape(-1)
         part = copy.copy(self)
-        part.__dict__.pop("key", None)
+        for known in ("key", "rarer"):
+            part.__dict__.pop(known, None)
         part.conds = self.conds[rows]
         part._rows = rows if self._rows is None else self._rows[rows]
         return part

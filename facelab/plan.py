@@ -24,8 +24,10 @@ class Recipe:
     average's decay, `clip` the largest gradient norm (0: none). Ticks are drawn `"uniform"` or `"logit-normal"`: more from
     the middle, hardly any from the two ends, where the network has to go by their neighbours (Esser et al. 2024,
     section 3.1). `flip` mirrors half of the pictures, `shift` moves each by up to so many pixels either way. `forget`
-    leaves answers unsaid: `"some"` of them, the `"whole"` of one condition in ten, or `"never"`. `start` names the
-    weights that the run goes on from (the first digits of their sha256), where it is not the first leg.
+    leaves answers unsaid: `"some"` of them, the `"whole"` of one condition in ten, or `"never"`. For the share `evenly` of
+    each batch an attribute is drawn first, all alike, and then a picture that gives its rarer answer. These are told whole:
+    what a whole description means is the same however often it comes, whereas what is unsaid would come too often.
+    `start` names the weights that the run goes on from (the first digits of their sha256), where it is not the first leg.
     """
 
     pictures: int
@@ -41,6 +43,7 @@ class Recipe:
     flip: bool = False
     shift: int = 0
     forget: str = "some"
+    evenly: float = 0.0
     seed: int = 0
     start: str = ""
 
@@ -56,6 +59,8 @@ class Recipe:
                 raise ValueError(f"{field} must be one of {', '.join(choices)}, got {getattr(self, field)!r}.")
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr must be a finite number above 0, got {self.lr!r}.")
+        if not 0 <= self.evenly <= 1:
+            raise ValueError(f"evenly must be a share from 0 to 1, got {self.evenly!r}.")
         if self.pictures < 1 or self.batch < 1:
             raise ValueError(f"pictures and batch must be above 0, got {self.pictures} and {self.batch}.")
 

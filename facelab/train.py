@@ -89,7 +89,10 @@ class Batch:
     @classmethod
     def draw(cls, pictures: Pictures, recipe: Recipe, step: int, ticks: int = 1000) -> "Batch":
         """Step number `step`'s pictures, ticks 0 .. ticks - 1 (the last one included), noise and conditions."""
-        x_0, cond = pictures[_order(len(pictures), recipe, step)]
+        rows, even = _order(len(pictures), recipe, step), round(recipe.evenly * recipe.batch)
+        if even:
+            rows[:even] = _evenly(pictures, even, recipe, step)
+        x_0, cond = pictures[rows]
         luck = torch.Generator().manual_seed(_number(recipe.seed, step))
         if recipe.ticks == "logit-normal":
             u = torch.randn(len(x_0), generator=luck).sigmoid()
@@ -101,7 +104,8 @@ class Batch:
         x_0 = torch.where(mirrored[:, None, None, None], x_0.flip(3), x_0)
         if recipe.shift:
             x_0 = _moved(x_0, torch.randint(-recipe.shift, recipe.shift + 1, (2, len(x_0)), generator=luck))
-        return cls(x_0, FORGET[recipe.forget](cond, luck), t, eps)
+        told = FORGET[recipe.forget](cond, luck)
+        return cls(x_0, torch.cat([cond[:even], told[even:]]), t, eps)
 
     def __len__(self) -> int:
         return len(self.t)
@@ -138,6 +142,15 @@ def _order(count: int, recipe: Recipe, step: int) -> Tensor:
         for p in (places // count).unique()
     }
     return torch.stack([passes[int(place) // count][place % count] for place in places])
+
+
+def _evenly(pictures: Pictures, count: int, recipe: Recipe, step: int) -> Tensor:
+    """`count` pictures, each with the rarer answer of an attribute that is drawn among all that have both."""
+    luck, rarer = torch.Generator().manual_seed(_number(recipe.seed + 2, step)), pictures.rarer
+    if not rarer:
+        raise ValueError("no attribute of these pictures has both answers, so none is rare: leave evenly at 0.")
+    which = torch.randint(len(rarer), (count,), generator=luck).tolist()
+    return torch.stack([rarer[i][torch.randint(len(rarer[i]), (), generator=luck)] for i in which])
 
 
 @dataclasses.dataclass
@@ -496,6 +509,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--lr", type=float, help="the highest learning rate, in place of the plan's: a later leg needs less"
     )
+    parser.add_argument(
+        "--evenly", type=float, metavar="SHARE", help="so much of each batch has a rare answer and is told whole"
+    )
     parser.add_argument("--start", metavar="WEIGHTS", help="go on from these weights, a name or a folder: another leg")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where weights, card and checkpoints go")
     parser.add_argument(
@@ -532,7 +548,9 @@ def main(argv: list[str] | None = None) -> int:
 def _subject(told: argparse.Namespace) -> tuple[Plan, Subject, Recipe]:
     row = plan(told.plan)
     subject = SUBJECTS[told.subject.removesuffix("-recipes")](row, told)
-    changed = {name: getattr(told, name) for name in ("seed", "pictures", "lr") if getattr(told, name) is not None}
+    changed = {
+        name: getattr(told, name) for name in ("seed", "pictures", "lr", "evenly") if getattr(told, name) is not None
+    }
     count = processes().num_processes
     if _first():
         print(f"{subject.pictures.source}\n{count} {'process' if count == 1 else 'processes'}")
@@ -613,7 +631,7 @@ def _words(told: argparse.Namespace, row: Plan, recipe: Recipe) -> str:
     if told.subject == "faces":
         words += [f"--net {told.net}"]
     words += [f"--plan {row.name} --pictures {recipe.pictures} --seed {recipe.seed}"]
-    words += [] if told.lr is None else [f"--lr {told.lr:g}"]
+    words += [f"--{name} {getattr(told, name):g}" for name in ("lr", "evenly") if getattr(told, name) is not None]
     words += [f"--start {Path(told.start).name}"] if told.start else []
     return " ".join([*words, "--record"] if told.record else words)
 

@@ -1,5 +1,6 @@
 """What a training step sees: forgotten answers, all ticks, every picture once a pass, and all of it from the seed."""
 
+import dataclasses
 import math
 
 import oracle
@@ -102,6 +103,46 @@ def test_pictures_keep_their_answers():
     for x_0, cond in zip(batch.x_0, batch.cond, strict=True):
         i = (data[:][0] == x_0).all((1, 2, 3)).nonzero().item()
         assert_close(cond, data[i][1])
+
+
+def people(count):
+    """Of the answers two are rare, the one a yes and the other a no, one is even, and one is always yes."""
+    rates = torch.tensor([0.02, 0.9, 0.5, 1.0])
+    conds = torch.where(torch.rand(count, 4, generator=luck()) < rates, 1, -1).to(torch.int8)
+    return Pictures(
+        torch.zeros(count, 1, 1, 1, dtype=torch.uint8), conds, Attributes(["Hat", "Beardless", "Smile", "Face"]), ""
+    )
+
+
+def test_evenly_rare_answers_come_as_often_as_any_and_are_told_whole():
+    faces, plain = people(5_000), Recipe(1, 12_000)
+    batch = Batch.draw(faces, dataclasses.replace(plain, evenly=0.5), 0)
+    even, rest = batch.cond[:6_000], batch.cond[6_000:]
+    assert (even != 0).all(), "told whole"
+    # A third each is chosen for a hat, for a beard, for what is rarer of smiles; what was not chosen comes at its rate.
+    wanted = {0: 1 / 3 + 2 / 3 * 0.02, 1: 2 / 3 * 0.9, 2: 1 / 3 + 2 / 3 * 0.5 if faces.rates[2] <= 0.5 else 2 / 3 * 0.5}
+    for column, share in wanted.items():
+        assert (even[:, column] > 0).float().mean() == pytest.approx(share, abs=0.03)
+    assert len(even[even[:, 0] > 0]) > 1_500 and len(faces.rarer) == 3, "who has no other answer is not rare"
+    # The others are as they were, forgotten as they were.
+    assert torch.equal(rest, Batch.draw(faces, plain, 0).cond[6_000:]) and (rest == 0).any()
+
+
+def test_an_even_step_is_a_function_of_seed_and_number_and_its_rows_are_spread():
+    faces = numbered(100, (1, 1, 2))
+    faces = Pictures(faces.images, torch.where(torch.arange(100) < 10, 1, -1)[:, None], faces.attributes, "")
+    draw = lambda seed, step: numbers(Batch.draw(faces, Recipe(1, 200, evenly=1, seed=seed), step).x_0)  # noqa: E731
+    assert draw(0, 0) == draw(0, 0) and draw(0, 0) != draw(0, 1) and draw(0, 0) != draw(1, 0)
+    assert set(draw(0, 0)) == set(range(10))
+    assert [one.tolist() for one in faces.take(range(5, 100)).rarer] == [list(range(5))]
+
+
+def test_evenly_is_refused_where_nothing_is_rare():
+    with pytest.raises(ValueError, match="no attribute of these pictures has both answers"):
+        Batch.draw(numbered(10), Recipe(1, 4, evenly=0.5), 0)
+    for share in (-0.1, 1.5, math.nan):
+        with pytest.raises(ValueError, match="evenly must be a share from 0 to 1"):
+            Recipe(1, evenly=share)
 
 
 def test_a_step_is_a_function_of_seed_and_number():

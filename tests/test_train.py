@@ -411,6 +411,18 @@ def test_a_second_leg_goes_on_from_the_first_and_tells_of_it(tmp_path, monkeypat
     )
 
 
+def test_a_leg_with_rare_answers_tells_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FACELAB_DATA", "")
+    words = ("train", "faces", "--data", "drawn", "--plan", "ci", "--pictures", "32", "--out", str(tmp_path))
+    monkeypatch.setattr(
+        train.SUBJECTS["faces"].__globals__["data"], "DRAWN_COUNTS", {"train": 60, "valid": 60, "test": 60}
+    )
+    assert main([*words, "--evenly", "0.5"]) == 0
+    card = pretrained.load(str(tmp_path)).card
+    assert card["recipe"]["evenly"] == 0.5 and card["command"].endswith("--evenly 0.5 --out DIR")
+    assert main([*words, "--evenly", "2"]) == 2 and "evenly must be a share from 0 to 1" in capsys.readouterr().err
+
+
 def test_a_leg_keeps_the_loudness_that_it_finds(tmp_path):
     def begun(of, rates):
         net = lambda **changes: tiny(**({"seed": 5, "rates": rates} | changes))  # noqa: E731
