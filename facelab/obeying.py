@@ -154,15 +154,14 @@ def obeying(told: argparse.Namespace, said: int | str) -> tuple[str, dict, str]:
         if tried == scale:
             chosen = table, seen
     table, seen = chosen
-    counts = f"at least {told.each} yes and {told.each} no"
-    if said == "all":
-        counts = f"of which {told.each} yes and {told.each} no count, a fair sample of the rows that say so,"
+    wanted = f"{told.each} yes and {told.each} no of {', '.join(names)}"
+    fair = f"counted: {wanted}, each a fair sample of the rows that say so"
     about = {
         "what": f"asked = read, balanced, beside the judge's on real faces (the ceiling); chance is 0.5; said: {said}",
         "model": str(paints),
         "judge": f"{JUDGES[paints.which]}, sha256 {pretrained.load(JUDGES[paints.which]).card['sha256'][:16]}",
         "real": real.source,
-        "requests": f"{len(cond)}, {counts} of {', '.join(names)}",
+        "requests": f"{len(cond)}, {fair if said == 'all' else f'at least {wanted}'}",
         "scale": scale,
         "scales tried on rows of the train list": shares,
         "drawn in": drawing(told),
