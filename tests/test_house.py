@@ -374,6 +374,18 @@ def test_the_explorers_page_is_one_folded_cell_with_a_still():
     assert still.count("<img ") == 1 and f'alt="{SIX_IN_WORDS}"' in still
 
 
+def test_every_record_is_of_weights_that_are_shipped():
+    named = []
+    for file in (ROOT / "data/results").glob("*.json"):
+        for part in json.loads(file.read_text("utf-8")).values():
+            told = part.get("model", "") if isinstance(part, dict) else ""
+            if found := re.match(r"(\S+), sha256 ([0-9a-f]+)$", told):
+                card = json.loads((ROOT / "data/pretrained" / found[1] / "card.json").read_text("utf-8"))
+                assert card["sha256"].startswith(found[2]), f"{file.name} is of other weights: measure it again"
+                named.append(file.name)
+    assert len(named) >= 12
+
+
 def test_the_table_of_results_says_what_was_recorded(capsys):
     assert make.results(check=True) == 0, capsys.readouterr().out + "run `python notebooks/make.py results`"
     page = (ROOT / "README.md").read_text("utf-8")
