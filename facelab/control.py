@@ -42,7 +42,7 @@ def covering(answers: Tensor, attributes: Attributes, each: int, names: Iterable
         names: the attributes that count, by default all.
 
     Returns:
-        (B,) indices into `answers`, in random order.
+        (B,) indices into `answers`, in the order of the shuffled list, by which `counted` goes.
 
     Raises:
         ValueError: for an answer that no row gives.

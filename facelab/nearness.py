@@ -23,11 +23,12 @@ from facelab.features import (
     save_features,
 )
 from facelab.metrics import Estimate, KernelDistance, Proportion, as_text, memorised
-from facelab.obeying import DRAWN_ROWS, Painter, answers_of, blurred, command, drawing, here, judge_of, painter
+from facelab.obeying import Painter, answers_of, blurred, command, drawing, here, judge_of, painter
 from facelab.plan import cache_dir
 from facelab.scores import LEAST, Score, Scores, evaluate, verdict
 
 BLUR = 1.0  # pixels, of the real faces that are the second control
+DRAWN_ROWS = 2000  # drawn faces of the train partition: enough for a floor
 RECORDED = "celeba_valid_features"
 
 

@@ -27,7 +27,6 @@ TWELVE = (
     "Smiling Male Blond_Hair Black_Hair Bangs Eyeglasses Wearing_Hat Heavy_Makeup Wearing_Lipstick No_Beard Bald Gray_Hair"
 ).split()
 JUDGES = {"celeba": "judge", "drawn": "drawn-judge"}
-DRAWN_ROWS = 2000  # drawn faces of the train partition: enough to ask from, and for a floor
 HALVES, EVERY = (-1.0, -0.5, 0.0, 0.5, 1.0), "all of these"
 SOLVERS = {"ddim": DDIM, "heun": Heun, "adams-bashforth": AdamsBashforth}
 
@@ -97,6 +96,7 @@ def answers_of(which: str, split: str) -> Tensor:
     """(N, K) rows of which requests are made."""
     if which == "celeba":
         return data.celeba_answers(split)[1]
+    # As many as there are to train on, whatever the split: of 2,000 people 46 have the rarest answer, and none need be drawn.
     return data.drawn_people(data.DRAWN_COUNTS["train"], split)[0]
 
 
