@@ -141,7 +141,7 @@ BUGS = {
         Bug(
             "one-hot turned negative",
             "TeaPearce/Conditional_Diffusion_MNIST, issue 1: context_mask = (-1*(1-context_mask))",
-            Denoiser._predict,
+            Denoiser._network,
             'labels = self.embed(cond) if self.config.condition == "embedding" else None',
             'labels = self.embed(-1 * cond) if self.config.condition == "embedding" else None',
         ),

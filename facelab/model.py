@@ -29,6 +29,26 @@ def seeded(seed: int):
         yield
 
 
+def haar(x: Tensor) -> Tensor:
+    """One level of the orthonormal Haar transform: (B, C, H, W) -> (B, 4C, H/2, W/2).
+
+    Channel 4c + k is band k of channel c: 0 the mean of each 2x2 block times two (LL), 1 to 3 the horizontal, vertical and
+    diagonal differences (LH, HL, HH).
+    """
+    return _mix_bands(F.pixel_unshuffle(x, 2))
+
+
+def inverse_haar(bands: Tensor) -> Tensor:
+    """The image whose `haar` is `bands`: (B, 4C, H, W) -> (B, C, 2H, 2W)."""
+    return F.pixel_shuffle(_mix_bands(bands), 2)
+
+
+def _mix_bands(x: Tensor) -> Tensor:
+    # The 4x4 matrix is symmetric and orthonormal, so it is its own inverse. Sums and not a product: autocast leaves them alone.
+    a, b, c, d = x.unflatten(1, (-1, 4)).unbind(2)
+    return torch.stack([a + b + c + d, a - b + c - d, a + b - c - d, a - b - c + d], 2).flatten(1, 2) / 2
+
+
 class Denoiser(ModelMixin, ConfigMixin):
     """A conditional U-Net: denoise(x_t, t, cond) -> x_0_hat.
 
@@ -44,7 +64,13 @@ class Denoiser(ModelMixin, ConfigMixin):
         head_width: channels of one attention head.
         middle: self-attention between the two halves too, where the last level has it. diffusers leaves its input
             unnormalised if time_shift is "scale_shift": in a long training its logits grew until the gradients exploded.
-        patch: pixels are folded into channels this many times a side before the U-Net sees them (1: not at all).
+        patch: 1, 2 or 4: the U-Net works at 1/patch of the resolution, on patch^2 channels for each channel of an image.
+            With `sigma_data` these are Haar bands, without it the pixels of a patch.
+        sigma_data: the root mean square of the training images in each of the patch^2 Haar bands. With it the part of x_0_hat
+            that is linear in x_t is computed, and the U-Net adds the rest (`_combine`; Karras et al. 2022, section 5).
+            Otherwise group normalization removes the mean of a sub-grid before the U-Net can use it, and the initial noise's
+            own mean stays in the image, as a checkerboard artifact.
+        refine: width of two convolutions at full resolution behind the inverse transform (0: none); needs `sigma_data`.
         amplify: make few answers as loud as many: cond times sqrt(K / said), where said is the sum of its sizes, at least 1.
             Without it a request of one attribute in forty reaches the first layer at a sixth of a whole description's size.
         rates: the share of yes of each attribute in the training data. With it the rarer an answer, the louder: yes counts
@@ -78,6 +104,8 @@ class Denoiser(ModelMixin, ConfigMixin):
         amplify: bool = False,
         rates: tuple[float, ...] | None = None,
         middle: bool = True,
+        sigma_data: tuple[float, ...] | None = None,
+        refine: int = 0,
     ):
         super().__init__()
         for word, known in ((predicts, PREDICTIONS), (condition, CONDITIONS), (schedule, SCHEDULES)):
@@ -92,6 +120,14 @@ class Denoiser(ModelMixin, ConfigMixin):
                 f"a picture of shape {tuple(shape)} cannot be folded into patches of {patch} and halved "
                 f"{len(channels) - 1} times: its sides must be divisible by {whole}."
             )
+        if patch not in (1, 2, 4):
+            raise ValueError(f"patch must be 1, 2 or 4, got {patch!r}.")
+        if sigma_data is not None and (len(sigma_data) != patch**2 or not all(sd > 0 for sd in sigma_data)):
+            raise ValueError(
+                f"sigma_data must be {patch**2} numbers above 0, one for each Haar band, got {sigma_data}."
+            )
+        if refine and sigma_data is None:
+            raise ValueError("refine works on the output of a preconditioned network: give sigma_data too.")
         self.schedule: Schedule = SCHEDULES[schedule](ticks)
         self.attributes = Attributes(names, exclusive=exclusive)
         if predicts == "eps" and self.schedule.signal[-2] == 0:
@@ -119,6 +155,11 @@ class Denoiser(ModelMixin, ConfigMixin):
                 nn.init.normal_(self.embed[0].weight, std=1 if exclusive else len(names) ** -0.5)
             elif condition == "channels":
                 self.embed = nn.Linear(len(names), extra)
+            if refine:
+                first, last = nn.Conv2d(2 * shape[0], refine, 3, 1, 1), nn.Conv2d(refine, shape[0], 3, 1, 1)
+                nn.init.zeros_(last.weight)
+                nn.init.zeros_(last.bias)
+                self.refinement = nn.Sequential(first, nn.SiLU(), last)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -152,19 +193,57 @@ class Denoiser(ModelMixin, ConfigMixin):
             raise ValueError(f"cond must be ({len(x_t)}, {len(self.attributes)}), got {tuple(cond.shape)}.")
         weight = next(self.parameters())
         cond = cond.to(weight.device, weight.dtype).expand(len(x_t), -1)
-        # Pictures may lie elsewhere than the weights, such as noise drawn on the CPU: the answer comes back to them.
-        said = self._predict(x_t.to(weight.device, weight.dtype), t, cond).to(x_t.device)
-        return said if raw else self.schedule.x_0_from(x_t, said, t, self.config.predicts)
+        if self.config.sigma_data is not None:
+            return self._combine(x_t, t, cond, raw)
+        # Images may lie elsewhere than the weights, such as noise made on the CPU: the answer comes back to them.
+        output = self._predict(x_t.to(weight.device, weight.dtype), t, cond).to(x_t.device)
+        return output if raw else self.schedule.x_0_from(x_t, output, t, self.config.predicts)
+
+    def _combine(self, x_t, t, cond, raw):
+        """x_0_hat or, with `raw`, the prediction that the loss is on. In each Haar band, with sd its sigma_data:
+
+        V = signal^2 sd^2 + sigma^2                          variance of the band of x_t
+        F = U-Net(x / sqrt(V))                               input and output of variance about one
+        x_0_hat = signal sd^2 / V x + sigma sd / sqrt(V) F   EDM's c_skip and c_out (Karras et al. 2022, table 1)
+        eps_hat = sigma / V x - signal sd / sqrt(V) F        so that x = signal x_0_hat + sigma eps_hat
+        """
+        weight, wide = next(self.parameters()), torch.promote_types(x_t.dtype, torch.float32)
+        x = self._fold(x_t.to(weight.device, wide))
+        signal, sigma = self.schedule.rates(t, like=x)
+        sd = x.new_tensor(self.config.sigma_data).repeat(self.shape[0])[:, None, None]
+        v = signal**2 * sd**2 + sigma**2
+        scaled = x / v.sqrt()
+        network = self._network(scaled.to(weight.dtype), t, cond).to(wide)
+        if self.config.refine:
+            full = torch.cat([self._unfold(scaled), self._unfold(network)], 1).to(weight.dtype)
+            network = network + self._fold(self.refinement(full).to(wide))
+        x_0_hat = self._unfold(signal * sd**2 / v * x + sigma * sd / v.sqrt() * network).to(x_t.device)
+        if not raw:
+            return x_0_hat
+        eps_hat = self._unfold(sigma / v * x - signal * sd / v.sqrt() * network).to(x_t.device)
+        return self.schedule.target(x_0_hat, eps_hat, t, self.config.predicts)
 
     def _predict(self, x, t, cond):
-        patch, now = self.config.patch, torch.as_tensor(t, device=x.device).expand(len(x))
-        # The tick's sinusoids were made for a thousand ticks, so another number is stretched to that.
-        now = now * (1000 / self.config.ticks)
-        x, cond = F.pixel_unshuffle(x, patch), self._loud(cond)
+        return self._unfold(self._network(self._fold(x), t, cond))
+
+    def _fold(self, x):
+        for _ in range(self.config.patch.bit_length() - 1):
+            x = F.pixel_unshuffle(x, 2) if self.config.sigma_data is None else haar(x)
+        return x
+
+    def _unfold(self, x):
+        for _ in range(self.config.patch.bit_length() - 1):
+            x = F.pixel_shuffle(x, 2) if self.config.sigma_data is None else inverse_haar(x)
+        return x
+
+    def _network(self, x, t, cond):
+        # The timestep's sinusoids were made for a thousand timesteps, so another number is stretched to that.
+        now = torch.as_tensor(t, device=x.device).expand(len(x)) * (1000 / self.config.ticks)
+        cond = self._loud(cond)
         if self.config.condition == "channels":
             x = torch.cat([x, self.embed(cond)[:, :, None, None].expand(-1, -1, *x.shape[2:])], 1)
         labels = self.embed(cond) if self.config.condition == "embedding" else None
-        return F.pixel_shuffle(self.unet(x, now, class_labels=labels).sample, patch)
+        return self.unet(x, now, class_labels=labels).sample
 
     def _loud(self, cond):
         surprise = torch.ones_like(cond)
