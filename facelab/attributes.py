@@ -1,35 +1,36 @@
 """Attributes: from names to the condition vector and back (lessons 02 and 03).
 
-Each attribute is one number: +1 yes, -1 no, 0 not said, anything between for "half". The null condition, of which
-classifier-free guidance speaks, is then simply the zero vector.
+Each attribute is one number: +1 yes, -1 no, 0 unspecified, values between for degrees. So the null condition of classifier-free
+guidance is the zero vector.
 """
 
+import dataclasses
 import difflib
-import math
-import numbers
 from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 
+@dataclasses.dataclass(frozen=True)
 class Attributes:
-    """The names a model knows, in the order of its condition vector.
+    """The attribute names of a model, in the order of its condition vector.
 
-    Args:
-        names: one word each, as the data spells them.
-        groups: the same names sorted for people, group -> names; one group "all" where none is given.
-        exclusive: True where exactly one of them holds for a picture, as with the ten digits.
+    `groups` sorts the names for display. With `exclusive`, exactly one attribute is true of each image, as with the ten digits.
     """
 
-    def __init__(self, names: Sequence[str], groups: dict[str, Sequence[str]] | None = None, exclusive: bool = False):
-        self.names = tuple(str(name) for name in names)
-        self.groups = {group: tuple(inside) for group, inside in (groups or {"all": self.names}).items()}
-        self.exclusive = exclusive
-        if len(set(self.names)) != len(self.names):
-            raise ValueError("every attribute needs a name of its own.")
-        if sorted(name for inside in self.groups.values() for name in inside) != sorted(self.names):
-            raise ValueError("the groups must hold every name exactly once.")
+    names: Sequence[str]
+    groups: dict[str, Sequence[str]] | None = dataclasses.field(default=None, compare=False, repr=False)
+    exclusive: bool = False
+
+    def __post_init__(self):
+        names = tuple(map(str, self.names))
+        groups = {group: tuple(members) for group, members in (self.groups or {"all": names}).items()}
+        self.__dict__.update(names=names, groups=groups)
+        if len(set(names)) != len(names):
+            raise ValueError("attribute names must be unique.")
+        if sorted(name for members in groups.values() for name in members) != sorted(names):
+            raise ValueError("the groups must contain every name exactly once.")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -37,106 +38,83 @@ class Attributes:
     def __iter__(self):
         return iter(self.names)
 
-    def __eq__(self, other) -> bool:
-        return isinstance(other, Attributes) and self.names == other.names and self.exclusive == other.exclusive
-
-    def __hash__(self) -> int:
-        return hash((self.names, self.exclusive))
-
-    def __repr__(self) -> str:
-        return f"Attributes({len(self)}: {', '.join(self.names[:3])}, ...)"
-
     def index(self, name: str) -> int:
-        """Where `name` stands in the vector; a ValueError suggests the nearest name."""
+        """The position of `name` in the condition vector; the error for an unknown name suggests the nearest one."""
         if name in self.names:
             return self.names.index(name)
-        if self == DRAWN and name in CELEBA.names:
-            raise ValueError(f"{name} cannot be drawn: list(DRAWN) holds the {len(self)} of CelebA's names that can.")
         near = difflib.get_close_matches(str(name), self.names, n=1, cutoff=0.0 if len(self) > 10 else 0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"the names are {', '.join(self.names)}."
+        if self == SYNTHETIC and name in CELEBA.names:
+            hint = f"synthetic faces have only {len(self)} of CelebA's attributes, see list(SYNTHETIC)."
         raise ValueError(f"there is no attribute {name!r}: {hint}")
 
-    def encode(self, **wishes) -> Tensor:
-        """The condition (K,), float32, of what is wished: True or 1 yes, False or -1 no, 0 or left out not said.
-
-        Raises:
-            ValueError: for an unknown name (the nearest is suggested) or a value outside [-1, 1].
-        """
+    def encode(self, **values) -> Tensor:
+        """The condition (K,), float32: True is 1, False is -1, a number in [-1, 1] is itself; 0 for all other names."""
         cond = torch.zeros(len(self))
-        for name, wish in wishes.items():
-            cond[self.index(name)] = value_of(name, wish)
+        for name, value in values.items():
+            cond[self.index(name)] = _number(name, value)
         return cond
 
-    def encode_many(self, wishes: Iterable[dict]) -> Tensor:
-        """(B, K): one row for each dictionary of wishes."""
-        return torch.stack([self.encode(**wish) for wish in wishes])
+    def encode_many(self, rows: Iterable[dict]) -> Tensor:
+        """(B, K): the condition of each dictionary of values."""
+        return torch.stack([self.encode(**row) for row in rows])
 
     def describe(self, cond: Tensor) -> str:
-        """The condition (K,) in words: "Smiling, no Eyeglasses, Young 0.5"; "anything" for the null condition."""
+        """A condition (K,) in words: "Smiling, no Eyeglasses, Young 0.5"; "unconditional" for the null condition."""
         if tuple(cond.shape) != (len(self),):
             raise ValueError(f"describe takes one condition of shape ({len(self)},), got {tuple(cond.shape)}.")
         words = {1.0: "{}", -1.0: "no {}"}
-        said = [(name, value) for name, value in zip(self.names, cond.tolist(), strict=True) if value]
-        return ", ".join(words.get(value, "{} {:.2g}").format(name, value) for name, value in said) or "anything"
+        specified = [(name, value) for name, value in zip(self.names, cond.tolist(), strict=True) if value]
+        text = ", ".join(words.get(value, "{} {:.2g}").format(name, value) for name, value in specified)
+        return text or "unconditional"
 
 
-def number(value) -> float:
-    """A single number, of Python's, numpy's or torch's, as a float; nan for anything else, True and False too."""
-    value = value.item() if isinstance(value, Tensor) and value.ndim == 0 else value
-    return float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
+def expand_cond(cond: Tensor, batch: int) -> Tensor:
+    """(batch, K): one condition for each image from (batch, K), or from one for all, (1, K) or (K,)."""
+    if cond.ndim not in (1, 2) or (cond.ndim == 2 and len(cond) not in (1, batch)):
+        raise ValueError(f"{batch} images need {batch} conditions, or one for all, got shape {tuple(cond.shape)}.")
+    return cond.expand(batch, -1)
 
 
-def one_each(cond: Tensor, pictures: int) -> Tensor:
-    """(pictures, K): the condition of each picture, of one for each (B, K) or one for all, (1, K) or (K,).
-
-    Raises:
-        ValueError: for any other number of them.
-    """
-    if cond.ndim not in (1, 2) or (cond.ndim == 2 and len(cond) not in (1, pictures)):
-        raise ValueError(f"{pictures} pictures need {pictures} conditions, or one for all, got {tuple(cond.shape)}.")
-    return cond.expand(pictures, -1)
+def _number(name: str, value) -> float:
+    number = value.item() if hasattr(value, "item") and value.ndim == 0 else value
+    number = 2 * number - 1 if isinstance(number, bool) else number
+    if not isinstance(number, (int, float)) or not -1 <= number <= 1:
+        raise ValueError(f"{name} must be True, False or a number from -1 (no) to 1 (yes), got {value!r}.")
+    return number
 
 
-def value_of(name: str, wish) -> float:
-    """A wish as the condition holds it: True is 1, False is -1, a number from -1 to 1 is itself.
+def known_attributes(names: Sequence[str], exclusive: bool = False) -> Attributes:
+    """`Attributes` with the groups of DIGITS, CELEBA or SYNTHETIC where names and `exclusive` equal theirs."""
+    made = Attributes(names, exclusive=exclusive)
+    return next((known for known in (DIGITS, CELEBA, SYNTHETIC) if known == made), made)
 
-    Raises:
-        ValueError: for anything else.
-    """
-    value = (1.0 if wish else -1.0) if isinstance(wish, bool) else number(wish)
-    if not -1 <= value <= 1:
-        raise ValueError(f"{name} must be True, False or a number from -1 (no) to 1 (yes), got {wish!r}.")
-    return value
+
+def _from_groups(**groups: str) -> Attributes:
+    members = {group: names.split() for group, names in groups.items()}
+    # Sorted by name, CelebA's attributes are in the official order of list_attr_celeba.txt.
+    return Attributes(sorted(name for names in members.values() for name in names), members)
 
 
 DIGITS = Attributes([str(digit) for digit in range(10)], exclusive=True)
 
-CELEBA_GROUPS = {
-    "hair": "Bald Bangs Black_Hair Blond_Hair Brown_Hair Gray_Hair Receding_Hairline Straight_Hair Wavy_Hair",
-    "beard": "5_o_Clock_Shadow Goatee Mustache No_Beard Sideburns",
-    "eyes": "Arched_Eyebrows Bags_Under_Eyes Bushy_Eyebrows Narrow_Eyes",
-    "face": "Attractive Big_Lips Big_Nose Chubby Double_Chin High_Cheekbones Male Oval_Face Pale_Skin Pointy_Nose "
+CELEBA = _from_groups(
+    hair="Bald Bangs Black_Hair Blond_Hair Brown_Hair Gray_Hair Receding_Hairline Straight_Hair Wavy_Hair",
+    beard="5_o_Clock_Shadow Goatee Mustache No_Beard Sideburns",
+    eyes="Arched_Eyebrows Bags_Under_Eyes Bushy_Eyebrows Narrow_Eyes",
+    face="Attractive Big_Lips Big_Nose Chubby Double_Chin High_Cheekbones Male Oval_Face Pale_Skin Pointy_Nose "
     "Rosy_Cheeks Young",
-    "expression": "Mouth_Slightly_Open Smiling",
-    "wearing": "Eyeglasses Heavy_Makeup Wearing_Earrings Wearing_Hat Wearing_Lipstick Wearing_Necklace Wearing_Necktie",
-    "picture": "Blurry",
-}
-# The official order of list_attr_celeba.txt.
-CELEBA = Attributes(
-    sorted((name for names in CELEBA_GROUPS.values() for name in names.split()), key=str),
-    {group: names.split() for group, names in CELEBA_GROUPS.items()},
+    expression="Mouth_Slightly_Open Smiling",
+    wearing="Eyeglasses Heavy_Makeup Wearing_Earrings Wearing_Hat Wearing_Lipstick Wearing_Necklace Wearing_Necktie",
+    image="Blurry",
 )
 
-# Those of CelebA's attributes that a person sees in a drawn face.
-DRAWN_GROUPS = {
-    "hair": "Bald Bangs Black_Hair Blond_Hair Brown_Hair Gray_Hair Wavy_Hair",
-    "beard": "Goatee Mustache No_Beard",
-    "eyes": "Bushy_Eyebrows",
-    "face": "Big_Nose Chubby Male Pale_Skin Rosy_Cheeks Young",
-    "expression": "Mouth_Slightly_Open Smiling",
-    "wearing": CELEBA_GROUPS["wearing"],
-}
-DRAWN = Attributes(
-    [name for name in CELEBA if any(name in names.split() for names in DRAWN_GROUPS.values())],
-    {group: names.split() for group, names in DRAWN_GROUPS.items()},
+# The attributes of CelebA that are visible in a synthetic face.
+SYNTHETIC = _from_groups(
+    hair="Bald Bangs Black_Hair Blond_Hair Brown_Hair Gray_Hair Wavy_Hair",
+    beard="Goatee Mustache No_Beard",
+    eyes="Bushy_Eyebrows",
+    face="Big_Nose Chubby Male Pale_Skin Rosy_Cheeks Young",
+    expression="Mouth_Slightly_Open Smiling",
+    wearing=" ".join(CELEBA.groups["wearing"]),
 )

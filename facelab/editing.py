@@ -1,157 +1,239 @@
-"""What interpolation and editing are worth: two parts of `python -m facelab evaluate`, for lesson 04.
+"""Interpolation between faces, and editing of a given face by inverting a deterministic sampler (lesson 04).
 
-    python -m facelab evaluate --model drawn --what edits --count 200 --steps 50
-    python -m facelab evaluate --model drawn --what walks --steps 10 --solver adams-bashforth --scales 2
+    x_t = x_s + (signal_t - signal_s) x_0_hat + (sigma_t - sigma_s) eps_hat                  (DDIM's step, solved for x_t)
 
-Edits are held against the true counterfactual, which only drawn faces have. What is drawn is kept, so that a stopped run goes on.
+The predictions belong to x_t, which is not known yet, so inversion finds it by fixed-point iteration. Every function takes any
+denoiser: a network, an analytic one, or one under guidance.
 """
 
-import argparse
-import functools
-from pathlib import Path
+from collections import deque
+from collections.abc import Iterator
+from numbers import Integral
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from facelab import control, data, kept
-from facelab.edit import edit
-from facelab.guidance import classifier_free
-from facelab.likeness import Counterfactuals, Rise, counterfactuals, judged, mean_of, probabilities, psnr, rise
-from facelab.metrics import as_text
-from facelab.obeying import JUDGES, Painter, command, drawing, here, names_of, painter
-from facelab.plan import cache_dir
-from facelab.pretrained import load
-from facelab.sample import DDIM, AdamsBashforth, noise
-
-BATCH = 20
-SCALE, KEEP = 2.0, 0.5  # of an edit: guidance away from what was, and what goes back the way it came
-# How a face goes to its noise and comes back: solver, rounds of looking for the noisy end. None is the usual inversion.
-WAYS = {"second order": (AdamsBashforth, 1), "first order": (DDIM, 1), "first order, the usual inversion": (DDIM, 0)}
-DECIBELS, LOST, RANK, WALKS = 28, 1, 0.9, 10  # the bars
+from facelab.attributes import expand_cond
+from facelab.guidance import cfg
+from facelab.samplers import noise_like
+from facelab.schedules import Schedule
 
 
-def edits(told: argparse.Namespace) -> tuple[str, dict, str]:
-    """`count` held-out drawn faces, there and back in `steps` calls each way; and edited, one answer each, by the second order.
+def lerp(a: Tensor, b: Tensor, frames: int) -> Tensor:
+    """(frames, K): conditions on the line from a (K,) to b (K,), both included."""
+    shares = _shares(a, b, frames)
+    a, b = (end if end.is_floating_point() else end.float() for end in (a, b))
+    return torch.lerp(a, b, shares.to(a))
 
-    Args:
-        told: count, steps and model of the command line, which reads them.
 
-    Returns:
-        the name of the result, what is written in data/results under it, and the lines that are printed.
+def slerp(x_a: Tensor, x_b: Tensor, frames: int) -> Tensor:
+    """(frames, C, H, W): spherical interpolation between two noises (C, H, W), both included (Shoemake 1985).
 
-    Raises:
-        ValueError: for any model but the drawn faces, or weights or faces that are not there.
+    The mean of two noises has only 0.7 of their length, and the network turns it into a face without detail. Here the angle and
+    the length both change evenly.
     """
-    paints = painter(told)
-    if paints.which != "drawn":
-        raise ValueError("edits are held against the true picture, which only drawn faces have: take --model drawn.")
-    pairs = counterfactuals(told.count)
-    back = {name: _made(paints, pairs, *way) for name, way in WAYS.items()}
-    best, _, usual = WAYS
-    found = judged(_made(paints, pairs, *WAYS[best], SCALE, KEEP), back[best], pairs)
-    decibels = {name: mean_of(psnr(made, pairs.before)) for name, made in back.items()}
-    there = (~pairs.where).flatten(1).any(1)
-    outside = mean_of(psnr(back[usual], pairs.before, ~pairs.where)[there])
-    about = {
-        "what": "drawn faces that the network never saw, one answer each turned round, beside the same people truly so",
-        "model": str(paints),
-        "count": told.count,
-        "calls": f"{told.steps} there, {told.steps} back",
-        "edit": f"guided at {SCALE:g} away from what was; below {KEEP:g} of the largest change a pixel goes back as it came",
-        "changes": {name: pairs.changed.count(name) for name in sorted(set(pairs.changed))},
-        "units": "there and back, outside: PSNR in dB, peak 255; inside, nearer: rms in levels of 0 to 255",
-        "command": f"python -m facelab evaluate --model {paints.name} --what edits --count {told.count} "
-        f"--steps {told.steps} --out data/results",
-    }
-    bars = {
-        f"there and back at least {DECIBELS} dB": decibels[best].value >= DECIBELS,
-        "inside nearer to the truth than the unedited picture": found.nearer["unedited"].low > 0,
-        "inside nearer to the truth than another person with these answers": found.nearer["another"].low > 0,
-        f"outside at most {LOST} dB worse than there and back": found.outside["cost"].value <= LOST,
-    }
-    told_all = {
-        "there and back": decibels,
-        "inside": found.inside,
-        "nearer": found.nearer,
-        "outside": found.outside | {usual: outside},
-    }
-    shown = [f"{part}, {name}: {mean}" for part, row in told_all.items() for name, mean in row.items()]
-    shown += _verdicts(bars)
-    plain = {part: {name: control.plain(mean) for name, mean in row.items()} for part, row in told_all.items()}
-    return f"{paints.name}_edits", {"edits": about} | plain | {"bars": bars}, "\n".join(shown)
+    shares = _shares(x_a, x_b, frames).reshape(-1, 1, 1, 1)
+    if x_a.ndim != 3:
+        raise ValueError(
+            f"slerp takes one noise (C, H, W) for each end, got {tuple(x_a.shape)}: take one from its batch."
+        )
+    lengths = torch.stack([x_a.norm(), x_b.norm()]).double()
+    if not (lengths > 0).all():
+        raise ValueError("noise of length zero has no direction.")
+    a, b = x_a.double() / lengths[0], x_b.double() / lengths[1]
+    # For nearly equal or opposite directions the arccos of the dot product would lose its digits.
+    angle = 2 * torch.atan2((a - b).norm(), (a + b).norm())
+    if torch.pi - angle < 1e-6:
+        raise ValueError("these two noises are opposite, so no arc between them is the shortest: take another pair.")
+    if angle < 1e-6:
+        direction = torch.lerp(a, b, shares)
+    else:
+        direction = (((1 - shares) * angle).sin() * a + (shares * angle).sin() * b) / angle.sin()
+    return (direction * torch.lerp(*lengths, shares)).to(x_a.dtype)
+
+
+def _shares(a: Tensor, b: Tensor, frames: int) -> Tensor:
+    if isinstance(frames, bool) or not isinstance(frames, int) or frames < 2:
+        raise ValueError(f"an interpolation has at least 2 frames, its ends, got {frames!r}.")
+    if a.shape != b.shape:
+        raise ValueError(f"both ends must have the same shape, got {tuple(a.shape)} and {tuple(b.shape)}.")
+    return torch.linspace(0, 1, frames, dtype=torch.float64, device=a.device)[:, None]
+
+
+def cross_product(noises: Tensor, conds: Tensor) -> tuple[Tensor, Tensor]:
+    """(x_T (R * F, C, H, W), cond (R * F, K)): a grid with a row for each of R noises and a column for each of F conditions."""
+    return noises.repeat_interleave(len(conds), 0), conds.repeat(len(noises), 1)
 
 
 @torch.no_grad()
-def _made(
-    paints: Painter, pairs: Counterfactuals, solver: type, rounds: int, scale: float = 1.0, keep: float | None = None
-) -> Tensor:
-    """(N, 3, 64, 64): the given pictures edited; with no `keep`, asked for as they are, there and back."""
-    net, jobs = paints.net, {}
-    wish = pairs.was if keep is None else pairs.wish
-    for some in torch.arange(len(wish)).split(BATCH):
-        given = pairs.before[some], pairs.was[some], wish[some]
-        name = kept.name_of("edit", solver.__name__, paints.steps, scale, rounds, keep, tensors=given)
-        by = solver(net.schedule, clip=False)
-        jobs[name] = functools.partial(edit, net, *given, by, paints.steps, scale, rounds, keep or 0.0)
-    return torch.cat([kept.kept(file) for file in kept.keep(_folder(paints, "edited"), jobs).values()])
+def ddim_invert(denoise, x_0: Tensor, cond: Tensor, sampler, steps: int, fixed_point_iters: int = 1) -> Tensor:
+    """The noise x_T from which `sample` with the same arguments generates the images x_0 (B, C, H, W) again.
 
-
-def walks(told: argparse.Namespace) -> tuple[str, dict, str]:
-    """Each attribute walked from no to yes; its ends drawn on `each` noises, beside real faces without and with it.
+    Each step is inverted with the predictions at its noisier end, which fixed-point iteration finds; for a sampler of second
+    order with the mean of both ends. The clean image needs no evaluation: it is its own x_0_hat, and its eps_hat is 0.
 
     Args:
-        told: model, each, steps, solver, seed, scales and names of the command line, which reads them.
-
-    Returns:
-        as `edits`.
-
-    Raises:
-        ValueError: for weights or faces that are not there, or an unknown name.
+        x_0: floats in [-1, 1]. Nothing is clipped.
+        cond: (B, K), (1, K) or (K,): what the images show.
+        sampler: deterministic, with clip=False, because a clipped step cannot be inverted.
+        fixed_point_iters: network evaluations per step; 0 is the usual inversion (Song et al. 2021, section 4.3), which takes
+            the predictions at the cleaner end and is of first order for every sampler.
     """
-    paints = painter(told)
-    judge, real = load(JUDGES[paints.which], here()), data.faces("score", paints.which)
-    seen, scale = probabilities(judge.classifier, real.images), told.scales[0]
-    x_T, guided = noise(told.each, paints.net.shape, told.seed), classifier_free(paints.net, scale)
-    folder = _folder(paints, "walked") / f"{judge.card['sha256'][:16]} {scale:g}"
-    rows: list[Rise] = []
-    for name in names_of(told, paints.attributes):
-        by = paints.solver(paints.net.schedule), paints.steps
-        rows.append(rise(guided, judge.classifier, name, x_T, *by, real, seen, each=told.each, keep=folder))
-    rising = [row.name for row in rows if row.correlation.value >= RANK]
-    together = [row.name for row in rows if row.together >= RANK]
-    alone = [row.name for row in rows if row.others <= row.others_real]
-    both = [name for name in rising if name in alone]
-    about = {
-        "what": "an attribute walked from no to yes, nothing else said: rank correlation of the judge's probability with "
-        "the place on the walk, noise by noise and of its mean over the noises, what it gains, and how far the others move, "
-        "on average, beside real faces",
-        "model": str(paints),
-        "real": real.source,
-        "noises": f"{told.each} for the ends, the first {rows[0].correlation.count} for the way",
-        "scale": scale,
-        "drawn in": drawing(told),
-        "seed": told.seed,
-        "command": command(told, "walks", "each", "steps", "seed", "scales"),
-    }
-    bars = {
-        f"rank correlation noise by noise at least {RANK} for at least {WALKS} attributes": len(rising) >= WALKS,
-        f"rank correlation of the mean at least {RANK} for at least {WALKS} attributes": len(together) >= WALKS,
-        f"and the others no more moved than in the data, for at least {WALKS} of them": len(both) >= WALKS,
-    }
-    cells = [("attribute", "rank correlation", "of the mean", "gained", "others", "in the data")]
-    cells += [
-        (r.name, str(r.correlation), f"{r.together:.3f}", str(r.gained), f"{r.others:.3f}", f"{r.others_real:.3f}")
-        for r in rows
-    ]
-    shown = [as_text(cells), *_verdicts(bars)]
-    plain = {row.name: control.plain(row) for row in rows}
-    found = {"walks": about, "rows": plain, "rising": rising, "alone": alone, "bars": bars}
-    return f"{paints.name}_walks", found, "\n".join(shown)
+    return deque(_inversion(denoise, x_0, cond, sampler, steps, fixed_point_iters), maxlen=1).pop()[1].to(x_0.dtype)
 
 
-def _verdicts(bars: dict[str, bool]) -> list[str]:
-    return [f"{'held' if held else 'missed'}: {bar}" for bar, held in bars.items()]
+def _inversion(denoise, x_0: Tensor, cond: Tensor, sampler, steps: int, iters: int) -> Iterator[tuple[int, Tensor]]:
+    """Each (t, x_t) from the image to its noise."""
+    if isinstance(iters, bool) or not isinstance(iters, Integral) or iters < 0:
+        raise ValueError(f"fixed_point_iters must be a whole number from 0 on, got {iters!r}.")
+    if sampler.stochastic:
+        name = type(sampler).__name__
+        raise ValueError(
+            f"{name} adds fresh noise, which cannot be inverted: take a deterministic sampler, such as DDIM."
+        )
+    (cond,), schedule = _check_given(x_0, cond), sampler.schedule
+    x, s = x_0 if x_0.dtype == torch.float64 else x_0.float(), -1
+    at_s = x, torch.zeros_like(x)
+
+    def predict(x_t, t):
+        x_0_hat = denoise(x_t, t, cond).to(x_t)
+        return x_0_hat, schedule.to_eps(x_t, x_0_hat, t)
+
+    def move(x_0_hat, eps_hat, t):
+        (signal_s, sigma_s), (signal_t, sigma_t) = schedule(s), schedule(t)
+        return x + (signal_t - signal_s) * x_0_hat + (sigma_t - sigma_s) * eps_hat
+
+    for t in sorted(set(sampler.timesteps(steps))):
+        if iters == 0 and s >= 0:
+            at_s = predict(x, s)
+        at_t, x_t = at_s, move(*at_s, t)
+        for _ in range(iters):
+            at_t = predict(x_t, t)
+            # Every sampler's last step, to the clean image, is of first order.
+            euler = sampler.order == 1 or s == -1
+            x_t = move(*(at_t if euler else [(a + b) / 2 for a, b in zip(at_s, at_t, strict=True)]), t)
+        at_s, x, s = at_t, x_t, t
+        yield t, x
 
 
-def _folder(paints: Painter, what: str) -> Path:
-    return cache_dir() / what / paints.sha256[:16]
+@torch.no_grad()
+def edit(
+    denoise,
+    x_0: Tensor,
+    source_cond: Tensor,
+    target_cond: Tensor,
+    sampler,
+    steps: int,
+    guidance_scale: float = 1.0,
+    fixed_point_iters: int = 1,
+    mask_threshold: float = 0.0,
+) -> Tensor:
+    """The images with another condition, (B, C, H, W): inverted under the source condition, sampled under the target one.
+
+    Args:
+        x_0, sampler, steps, fixed_point_iters: as for `ddim_invert`.
+        source_cond, target_cond: (B, K), (1, K) or (K,). A specified attribute changes more if few others are specified.
+        guidance_scale: on the way back, with the source condition as the negative one: only what differs is strengthened.
+        mask_threshold: above 0, pixels keep their values on the inversion's path where the predictions under both
+            conditions, at three timesteps, differ by less than this share of their largest difference (after Couairon et al.
+            2023): six further evaluations.
+    """
+    if isinstance(mask_threshold, (bool, type(None), str)) or not 0 <= mask_threshold < 1:
+        raise ValueError(f"mask_threshold must be from 0 (no mask) to below 1, got {mask_threshold!r}.")
+    source, target = _check_given(x_0, source_cond, target_cond)
+    path = dict(_inversion(denoise, x_0, source, sampler, steps, fixed_point_iters))
+    mask = _edit_mask(denoise, path, source, target, sampler.schedule, mask_threshold)
+    guided, timesteps = cfg(denoise, guidance_scale, negative_cond=source), sampler.timesteps(steps)
+    x, path[-1] = path[timesteps[0]], x_0
+    for t, s in zip(timesteps, [*timesteps[1:], -1], strict=True):
+        x = sampler.step(x, guided(x, t, target).to(x), t, s)
+        x = torch.where(mask, x, path[s].to(x))
+    return x.to(x_0.dtype)
+
+
+def _edit_mask(denoise, path: dict, source: Tensor, target: Tensor, schedule: Schedule, threshold: float) -> Tensor:
+    """(B, 1, H, W): the pixels that may change."""
+    x = next(iter(path.values()))
+    if threshold == 0:
+        return torch.ones_like(x[:, :1], dtype=torch.bool)
+    noise_share = {t: sigma / (signal + sigma) for t in path for signal, sigma in [schedule(t)]}
+    chosen = [min(path, key=lambda t: abs(noise_share[t] - share)) for share in (0.4, 0.6, 0.8)]
+    change = sum(
+        (denoise(path[t], t, target) - denoise(path[t], t, source)).abs().mean(1, keepdim=True) for t in chosen
+    )
+    # Smoothed, so that a single pixel is not a change.
+    change = torch.nn.functional.avg_pool2d(change, 5, stride=1, padding=2)
+    return (change > threshold * change.amax((1, 2, 3), keepdim=True)).to(x.device)
+
+
+@torch.no_grad()
+def sdedit(denoise, x_0: Tensor, cond: Tensor, strength: float, sampler, steps: int, generator=None) -> Tensor:
+    """The images with noise added up to some timestep, sampled from there under cond: Meng et al. 2022, algorithm 1.
+
+    Args:
+        strength: the timestep as a share of all, above 0 to 1; of the `steps`, that share is done.
+        generator: of the noise; a CPU generator gives the same noise on every device.
+    """
+    (cond,), timesteps, length = _check_given(x_0, cond), sampler.timesteps(steps), len(sampler.schedule)
+    least = (min(timesteps) + 1) / length
+    if isinstance(strength, (bool, str)) or not least <= strength <= 1:
+        raise ValueError(f"strength must be from {least:g} (the cleanest of {steps} steps) to 1, got {strength!r}.")
+    timesteps = [t for t in timesteps if t + 1 <= strength * length]
+    if timesteps[:1] == timesteps[1:2]:
+        timesteps = timesteps[1:]  # Heun evaluates a timestep twice to correct the step that led there; none has
+    x = sampler.schedule.add_noise(x_0, noise_like(x_0, generator), timesteps[0])
+    x = x if x_0.dtype == torch.float64 else x.float()
+    for t, s in zip(timesteps, [*timesteps[1:], -1], strict=True):
+        x = sampler.step(x, denoise(x, t, cond).to(x), t, s)
+    return x.to(x_0.dtype)
+
+
+def _check_given(x_0: Tensor, *conds: Tensor) -> list[Tensor]:
+    """The conditions (B, K) of given images (B, C, H, W), which must be floats in [-1, 1]."""
+    if x_0.ndim != 4:
+        raise ValueError(f"given images must be (B, C, H, W), got {tuple(x_0.shape)}: one image is image[None].")
+    if not x_0.is_floating_point() or x_0.abs().max() > 20:
+        found = f"values up to {x_0.abs().max():.0f}" if x_0.is_floating_point() else str(x_0.dtype)[6:]
+        raise ValueError(f"given images must be floats in [-1, 1], got {found}: use x / 127.5 - 1.")
+    return [expand_cond(cond.to(x_0.device), len(x_0)) for cond in conds]
+
+
+def predict_condition(classifier, images: Tensor) -> Tensor:
+    """A classifier's prediction for images (B, C, H, W) or one (C, H, W) as a condition (B, K) or (K,).
+
+    A probability p becomes 2 p - 1, near 0 (unspecified) where the classifier is unsure; exclusive classes have p itself, as in
+    training.
+    """
+    probabilities = classifier.predict_proba(images if images.ndim == 4 else images[None])
+    cond = probabilities if classifier.attributes.exclusive else 2 * probabilities - 1
+    return cond if images.ndim == 4 else cond[0]
+
+
+class Smoothness(NamedTuple):
+    """How evenly frames change, and how similar each is to the first.
+
+    steps: (F - 1,) distances of neighbouring frames in feature space.
+    uneven: the largest step over the mean one; 1 is perfectly even, F - 1 a single jump.
+    features: (F,) cosine similarity of each frame's features to those of the first.
+    coarse: (F,) correlation of each frame with the first at 8 x 8 pixels.
+
+    The last two stand in for "the same person", but neither is a face recognition model.
+    """
+
+    steps: Tensor
+    uneven: float
+    features: Tensor
+    coarse: Tensor
+
+
+def smoothness(frames: Tensor, features) -> Smoothness:
+    """Of frames (F, C, H, W) in [-1, 1]; features maps (F, C, H, W) to (F, D), such as `efficientnet_features`."""
+    if frames.ndim != 4 or len(frames) < 2:
+        raise ValueError(f"smoothness takes at least 2 frames (F, C, H, W), got {tuple(frames.shape)}.")
+    found = features(frames).double()
+    steps = found.diff(dim=0).norm(dim=1)
+    uneven = (steps.max() / steps.mean()).item() if steps.any() else 1.0  # frames that never change are even
+    coarse = torch.nn.functional.adaptive_avg_pool2d(frames.double(), 8).flatten(1)
+    coarse = coarse - coarse.mean(1, keepdim=True)
+    return Smoothness(steps, uneven, *(torch.cosine_similarity(rows, rows[:1], dim=1) for rows in (found, coarse)))

@@ -1,37 +1,35 @@
-"""Weights that come with facelab, each with its card: data, command, steps, machine, time, scores, sha256.
+"""Weights that come with facelab, each with its card: data, command, config, steps, machine, scores, sha256.
 
-They are stored in half precision as `save_pretrained` lays them out, and used in float32.
+They are stored in half precision in diffusers' layout, and used in float32.
 """
 
 import dataclasses
+import hashlib
 import json
+import os
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from facelab.attributes import CELEBA, DIGITS, DRAWN, Attributes
-from facelab.download import digest
-from facelab.model import AttributeClassifier, Denoiser
-from facelab.plan import shipped_dir
-from facelab.plots import Illustration
-from facelab.schedule import Schedule
-from facelab.written import whole
+from facelab.attributes import Attributes
+from facelab.classifier import AttributeClassifier
+from facelab.denoiser import Denoiser
+from facelab.device import shipped_dir
+from facelab.schedules import Schedule
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-KINDS = {"Denoiser": Denoiser, "AttributeClassifier": AttributeClassifier}
-# Known names get their groups back, which no config needs to repeat.
-KNOWN = {known.names: known for known in (DIGITS, CELEBA, DRAWN)}
+NETWORKS = {"Denoiser": Denoiser, "AttributeClassifier": AttributeClassifier}
+RENAMED = {
+    "digits": "mnist", "digits-judge": "mnist-classifier", "judge": "celeba-classifier", "drawn": "synthetic",
+    "drawn-judge": "synthetic-classifier", "report": "report-conditional", "unconditional": "report-unconditional",
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """A trained network with all that is needed to use it.
-
-    `denoiser` (or, for a judge, `classifier`) is in eval mode; `shape` is (C, H, W) of a picture; `card` says where the
-    weights come from.
-    """
+    """A trained network in eval mode, a denoiser or a classifier, with the card that says where its weights come from."""
 
     name: str
     attributes: Attributes
@@ -42,113 +40,87 @@ class Pretrained:
 
     @property
     def schedule(self) -> Schedule:
-        """The schedule that the denoiser was trained on."""
+        """The noise schedule that the denoiser was trained on."""
+        if self.denoiser is None:
+            raise ValueError(f"{self.name} is a classifier, which has no schedule.")
         return self.denoiser.schedule
 
 
 def names(folder: Path | None = None) -> list[str]:
-    """What can be loaded."""
-    folder = folder or shipped_dir()
-    return sorted(inside.name for inside in folder.glob("*/") if (inside / "config.json").is_file())
+    """What `load` takes."""
+    return sorted(file.parent.name for file in (folder or shipped_dir()).glob("*/config.json"))
 
 
-def load(name: str, device=None) -> Pretrained:
-    """The shipped weights called `name` ("digits", "digits-judge", ...), or those in a folder that `train` wrote.
-
-    Raises:
-        ValueError: for an unknown name, a damaged file, or weights of another architecture.
-    """
+def load(name: str | Path, device=None) -> Pretrained:
+    """The shipped weights of this name ("celeba", "mnist-classifier", ...), or those in a folder that `save` wrote."""
     folder = Path(name) if (Path(name) / "config.json").is_file() else shipped_dir() / name
     if not (folder / "config.json").is_file():
-        raise ValueError(f"there are no weights called {name!r}: there are {', '.join(names()) or 'none'}.")
-    if not (folder / "card.json").is_file():
-        raise ValueError(f"{folder} has no card.json, so nothing tells whether its weights are whole.")
-    config, card = _told(folder / "config.json", "_class_name"), _told(folder / "card.json", "sha256")
-    kind = KINDS.get(config.get("_class_name"))
-    if kind is None:
-        raise ValueError(
-            f"{folder / 'config.json'} describes a {config.get('_class_name')}, not a {' or '.join(KINDS)}."
-        )
-    file = folder / WEIGHTS
-    if not file.is_file() or digest(file) != card["sha256"]:
-        raise ValueError(f"{file} is missing or damaged (its sha256 is not the card's): fetch the repository anew.")
-    net = kind.from_config(config)
+        new = f"they are now {RENAMED[name]!r}" if name in RENAMED else f"there are {', '.join(names()) or 'none'}"
+        raise ValueError(f"there are no weights {str(name)!r}: {new}.")
+    config, card = _read_json(folder / "config.json", "_class_name"), _read_json(folder / "card.json", "sha256")
+    file, network = folder / WEIGHTS, NETWORKS.get(config["_class_name"])
+    if network is None:
+        raise ValueError(f"{folder / 'config.json'} is of a {config['_class_name']}, not a {' or '.join(NETWORKS)}.")
+    if not file.is_file() or _sha256(file) != card["sha256"]:
+        raise ValueError(f"{file} is missing or damaged (its sha256 is not the card's): fetch it again.")
+    net = network.from_config(config)
     try:
-        fill(net, load_file(file), file)
+        load_weights(net, load_file(file), file)
     except SafetensorError as error:
-        raise ValueError(f"{file} holds no weights ({error}): fetch the repository anew.") from error
-    net = net.eval().requires_grad_(False)
-    if device is not None:
-        net = net.to(device)
-    attributes = KNOWN.get(net.attributes.names, net.attributes)
-    return Pretrained(name, attributes, net.shape, card, **{"denoiser" if kind is Denoiser else "classifier": net})
+        raise ValueError(f"{file} holds no weights ({error}): fetch it again.") from error
+    net = net.eval().requires_grad_(False).to(device or "cpu")
+    return Pretrained(
+        str(name), net.attributes, net.shape, card, **{"denoiser" if network is Denoiser else "classifier": net}
+    )
 
 
-def _told(file: Path, key: str) -> dict:
-    """What a JSON file beside the weights tells, `key` among it."""
+def _read_json(file: Path, key: str) -> dict:
     try:
-        told = json.loads(file.read_bytes())
-        if key not in told:
-            raise ValueError(f"without {key}")
-    except (ValueError, TypeError) as error:  # broken letters are a ValueError too
-        raise ValueError(f"{file} is damaged ({' '.join(str(error).split())}): fetch the repository anew.") from error
-    return told
+        content = json.loads(file.read_bytes())
+        content[key]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{file} is missing or damaged ({' '.join(str(error).split())}): fetch it again.") from error
+    return content
 
 
-def fill(net, tensors: dict[str, torch.Tensor], file) -> None:
-    """Put stored weights into `net`, in float32; a ValueError of one sentence where they are another network's."""
-    want, have = ({name: tuple(t.shape) for name, t in d.items()} for d in (net.state_dict(), tensors))
-    differ = sorted(name for name in want.keys() | have.keys() if want.get(name) != have.get(name))
-    if differ:
-        first = differ[0]
-        raise ValueError(
-            f"{file} holds weights of another architecture: {len(differ)} tensors differ, first {first} "
-            f"(needed {want.get(first)}, found {have.get(first)})."
-        )
+def _sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def load_weights(net, tensors: dict[str, torch.Tensor], file) -> None:
+    """Copy stored weights into `net`, as float32; one sentence names `file` where they are of another architecture."""
+    need, have = ({name: tuple(t.shape) for name, t in d.items()} for d in (net.state_dict(), tensors))
+    differing = sorted(name for name in need.keys() | have.keys() if need.get(name) != have.get(name))
+    if differing:
+        first = f"first {differing[0]}: needed {need.get(differing[0])}, found {have.get(differing[0])}"
+        raise ValueError(f"{file} has weights of another architecture; {len(differing)} tensors differ ({first}).")
     net.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in tensors.items()})
 
 
-def save(net, folder, card: dict) -> Path:
-    """Write weights in half precision, config and card to `folder`; the card gets its sha256, bytes and parameters.
-
-    Raises:
-        OSError: where they cannot be written, in one sentence; each file is the old one or the new one.
-    """
-    folder = Path(folder)
-    with whole(folder / "config.json") as beside:
-        beside.write_text(net.to_json_string(), "utf-8")
+def save(net, folder: Path | str, card: dict) -> Path:
+    """Write config, weights in half precision, and the card with their sha256, each file completely or not at all."""
+    folder, file = Path(folder), Path(folder) / WEIGHTS
     halves = {n: (t.half() if t.is_floating_point() else t).cpu().contiguous() for n, t in net.state_dict().items()}
-    file = folder / WEIGHTS
-    with whole(file) as beside:
-        save_file(halves, beside, metadata={"format": "pt"})
+    _replace(folder / "config.json", lambda part: part.write_text(net.to_json_string(), "utf-8"))
+    _replace(file, lambda part: save_file(halves, part, metadata={"format": "pt"}))
     facts = {
         "parameters": sum(p.numel() for p in net.parameters()),
         "bytes": file.stat().st_size,
-        "sha256": digest(file),
+        "sha256": _sha256(file),
     }
-    # The card last: until it is there, its sha256 tells that these weights are not its own.
-    with whole(folder / "card.json") as beside:
-        beside.write_text(json.dumps(card | facts, indent=1) + "\n", "utf-8")
+    # The card comes last: until then its sha256 shows that the weights are not those that it describes.
+    _replace(folder / "card.json", lambda part: part.write_text(json.dumps(card | facts, indent=1) + "\n", "utf-8"))
     return folder
 
 
-def results(name: str) -> dict:
-    """A recorded measurement, data/results/<name>.json, with the command that made it.
-
-    Raises:
-        ValueError: where there is none of that name.
-    """
-    return json.loads(_recorded(f"{name}.json").read_text("utf-8"))
-
-
-def figure(name: str, alt: str) -> Illustration:
-    """A recorded picture, data/results/<name>.png."""
-    return Illustration(_recorded(f"{name}.png").read_bytes(), alt)
-
-
-def _recorded(name: str) -> Path:
-    file = shipped_dir("results") / name
-    if not file.is_file():
-        there = ", ".join(sorted(path.name for path in file.parent.glob("*")))
-        raise ValueError(f"there is no recorded result {name!r}: there are {there or 'none'}.")
-    return file
+def _replace(file: Path, write) -> None:
+    part = file.with_name(f"unfinished-{file.name}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write(part)
+        os.replace(part, file)
+    except (OSError, SafetensorError) as error:  # safetensors reports a full disk by an error of its own
+        raise OSError(f"{file} could not be written ({error}): free some space, or choose another folder.") from error
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,8 +1,8 @@
-"""What nbval overlooks.
+"""Failures that nbval does not see.
 
-nbval fails a cell if the kernel publishes an error. A cell can go wrong without one, and fails here if it swallows the
-interrupt of its timeout, kills its kernel, leaves a thread or a task to fail unwatched, calls a command or a magic that
-fails, or asks another machine for anything.
+nbval fails a cell if the kernel publishes an error. A cell can fail without one. It fails here if it catches the interrupt of
+its timeout, kills its kernel, leaves a thread or a task that fails later, runs a shell command or a magic that fails, or
+connects to another machine.
 """
 
 import inspect
@@ -16,19 +16,19 @@ import pytest
 from nbval import plugin
 from nbval.kernel import RunningKernel
 
-os.environ.setdefault("FACELAB_PLAN", "ci")
-# Two threads beside a busy neighbour are many times slower than one, and at plan ci one is nearly as fast.
+os.environ.setdefault("FACELAB_PRESET", "ci")
+# Two threads beside a busy process are many times slower than one, and at preset ci one is nearly as fast.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-STEP = 0.5  # seconds between two looks at whether the kernel lives
-STUCK = 60  # a kernel that is silent for so long between two cells will not speak again
-GRACE = 5  # an interrupted cell that still prints after so long would print for ever
+STEP = 0.5  # seconds between two checks that the kernel is alive
+STUCK = 60  # seconds of silence between two cells after which a kernel counts as lost
+GRACE = 5  # seconds for which an interrupted cell may go on printing
 HERE_ONLY = (Path(__file__).resolve().parents[1] / "tests/here_only.py").read_text("utf-8")
-LINGER = {"running": 10, "daemons": 1}  # what runs on after the last cell may fail yet, or may never end
+LINGER = {"running": 10, "daemons": 1}  # seconds to wait for what still runs after the last cell
 
 
 def watch():
-    """Note what fails unseen. This runs in the kernel, which gets it as source: it can use nothing of this file."""
+    """Record what fails unseen. This runs in the kernel, which receives it as source: it can use nothing of this file."""
     import asyncio
     import gc
     import threading
@@ -37,7 +37,7 @@ def watch():
     from IPython.utils import _process_common as process
 
     def thread_failed(args):
-        if args.exc_type is not SystemExit:  # to Python, too, that is a quiet end
+        if args.exc_type is not SystemExit:  # Python ignores it as well
             notes.append(["thread", f"thread {getattr(args.thread, 'name', '?')} failed: {args.exc_value!r}"])
         print_thread_error(args)
 
@@ -64,7 +64,7 @@ def watch():
 
     def overlooked(end):
         if end:
-            # asyncio tells of a task's error when it throws the task away: never, if it has a name or was a cell's value
+            # asyncio reports a task's error when the task is deleted: never, if it has a name or was a cell's value
             futures = [thing for thing in gc.get_objects() if issubclass(type(thing), asyncio.Future)]
             notes.extend(["task", f"nobody awaited {future!r}"] for future in futures if future._log_traceback)
         threads = [thread for thread in threading.enumerate() if thread not in own_threads]
@@ -75,19 +75,19 @@ def watch():
         }
 
     ip, notes = get_ipython(), []
-    # tasks by name, for the kernel takes new ones for each message
+    # tasks by name, because the kernel creates new ones for each message
     own_threads, own_tasks = threading.enumerate(), task_names()
 
     print_thread_error, threading.excepthook = threading.excepthook, thread_failed
     Loop = asyncio.BaseEventLoop  # the class, since a thread may run a loop of its own
     print_task_error, Loop.default_exception_handler = Loop.default_exception_handler, task_failed
 
-    # not ip.system and ip.getoutput but what they call: they look for {names} in their caller's frame, a wrapper's then
+    # not ip.system and ip.getoutput but what they call: they look up {names} in their caller's frame, which a wrapper is not
     shell = type(ip).system_piped.__globals__
     system, shell["system"] = shell["system"], lambda command: command_ended(command, system(command))
     handler, process.process_handler = process.process_handler, handler_noted
 
-    here_only(lambda what: notes.append(["network", f"asked for another machine: {what}"]))  # noqa: F821
+    here_only(lambda what: notes.append(["network", f"tried to reach another machine: {what}"]))  # noqa: F821
     ip.overlooked = overlooked
 
 
@@ -96,18 +96,18 @@ class Lost(Exception):
 
 
 class Kernel(RunningKernel):
-    """nbval's kernel, looked at while it works, and asked after each cell what went wrong unseen."""
+    """nbval's kernel, checked while it works, and queried after each cell for failures that nbval does not see."""
 
     lost = None  # why it can run no more cells
-    hush = None  # when an interrupted cell has to be silent
+    hush = None  # when an interrupted cell has to stop printing
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        # {} is its namespace, so that none of its names is found in the lesson's
+        # {} is its namespace, so that none of its names appears in the lesson's
         self.ask(f"exec({HERE_ONLY + inspect.getsource(watch) + 'watch()'!r}, {{}})")
 
     def await_reply(self, msg_id, timeout=None):
-        """Wait in short steps, for a dead kernel never replies."""
+        """Wait in short steps, because a dead kernel never replies."""
         end = time.monotonic() + timeout
         while True:
             try:
@@ -125,11 +125,11 @@ class Kernel(RunningKernel):
 
     def get_message(self, stream, timeout=None):
         if self.hush and time.monotonic() > self.hush:
-            raise Empty  # nbval would listen to an interrupted cell for as long as it prints
+            raise Empty  # nbval would wait for an interrupted cell for as long as it prints
         return super().get_message(stream, timeout=timeout)
 
     def ask(self, expression):
-        """The value of an expression, if it is a literal, asked without a trace in counts, history or names."""
+        """The value of an expression that is a literal; it changes neither execution counts nor history nor names."""
         quiet = {"silent": True, "store_history": False, "allow_stdin": False, "stop_on_error": False}
         try:
             self.await_reply(self.kc.execute("", user_expressions={"value": expression}, **quiet), timeout=STUCK)
@@ -137,7 +137,7 @@ class Kernel(RunningKernel):
             raise Lost(f"the kernel was silent for {STUCK} seconds") from None
         value = self.reply["user_expressions"]["value"]
         if value["status"] != "ok":
-            raise Lost(f"the kernel could not be asked: {value['ename']}: {value['evalue']}")
+            raise Lost(f"the kernel could not be queried: {value['ename']}: {value['evalue']}")
         return literal_eval(value["data"]["text/plain"])
 
     def overlooked(self, end=False):
@@ -155,9 +155,9 @@ class Kernel(RunningKernel):
         notes, start = [], time.monotonic()
         try:
             while True:
-                told = self.overlooked()
-                notes += told["notes"]
-                if time.monotonic() - start >= max((LINGER[what] for what in LINGER if told[what]), default=0):
+                state = self.overlooked()
+                notes += state["notes"]
+                if time.monotonic() - start >= max((LINGER[what] for what in LINGER if state[what]), default=0):
                     break
                 time.sleep(STEP / 2)
             notes += self.overlooked(end=True)["notes"]
@@ -169,7 +169,7 @@ class Kernel(RunningKernel):
 plugin.RunningKernel = Kernel
 
 
-# first, for nbval hangs an xfail on the cells after a timeout, and pytest would count them as expected failures
+# first, because nbval marks the cells after a timeout as xfail, and pytest would count them as expected failures
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_call(item):
     if not isinstance(item, plugin.IPyNbCell) or item.options["skip"]:
@@ -177,7 +177,7 @@ def pytest_runtest_call(item):
     kernel, error, unseen = item.parent.kernel, None, []
     if kernel.lost:
         item.raise_cell_error(f"not run: {kernel.lost}")
-    kernel.lost = f"{item.name} was cut off"  # stays if ctrl-c ends the run here: a busy kernel cannot be asked
+    kernel.lost = f"{item.name} was cut off"  # stays if ctrl-c ends the run here: a busy kernel cannot be queried
     try:
         yield
     except Exception as exc:

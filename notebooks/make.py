@@ -1,25 +1,22 @@
-"""What is generated in the notebooks, and how they are run and saved.
+"""Run and save the notebooks, and write what is generated in them and in the README.
 
-    python notebooks/make.py address [--check]   copies the project's address and version from pyproject.toml into setup
-                                                 cells, Colab badges, links and CITATION.cff; --check only
-                                                 says what differs
-    python notebooks/make.py run [NAME ...]      runs the notebooks anew, all or the named ones, and saves them
-    python notebooks/make.py results [--check]   writes the README's table of results anew from data/results and the cards
-    python notebooks/make.py sight               draws the moving picture at the top of the README anew
+    python notebooks/make.py run [NAME ...]      runs the notebooks, all or the named ones, and saves them
+    python notebooks/make.py address [--check]   writes the first cell, the folded solutions, badges, links and versions, from
+                                                 pyproject.toml and facelab.course.exercises; --check only reports differences
+    python notebooks/make.py results [--check]   writes the README's table of results from data/results and the cards
+    python notebooks/make.py figure              generates the animation at the top of the README
 
-A notebook is saved only when it is whole: every cell ran, every picture has its alt text, nothing is too large, and
-no output names a folder of the machine that ran it.
+A notebook is saved only if every cell ran, every image has alt text, no output names a folder of this machine, and the file
+is small enough.
 """
 
 import argparse
 import difflib
-import html
 import json
 import os
 import re
 import sys
 import tempfile
-import textwrap
 import tomllib
 from pathlib import Path
 from typing import NamedTuple
@@ -29,101 +26,77 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
 ROOT = Path(__file__).resolve().parent.parent
-LARGEST, ALL_TOGETHER = 1_000_000, 7_000_000  # bytes
-# A setup cell never installs these: a second version beside Colab's own breaks the runtime.
-NEVER_INSTALLED = {"torch", "torchvision", "numpy", "ipywidgets", "ipython"}
-MODULES = {"pillow": "PIL", "ipython": "IPython"}  # where a package is not imported under its own name
+MAX_BYTES, MAX_BYTES_TOGETHER = 2_000_000, 10_000_000
+PLACEHOLDER = "YOUR_ACCOUNT"  # no GitHub account can have this name, because of its underscore
 WIDGET = "application/vnd.jupyter.widget-view+json"
 BADGE = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
-# Folders that give a machine away, on any system.
+FOLDED = {"cellView": "form", "jupyter": {"source_hidden": True}}  # in Colab, in JupyterLab
+SETUP = """\
+try:
+    import facelab
+except ModuleNotFoundError:
+    import os
+    source = ".." if os.path.exists("../pyproject.toml") else "git+https://github.com/{place}@v{version}"
+    %pip install -q {{source}}
+from facelab.course import setup
+preset = setup()"""
+# The first cell, also one of an older version. The explorer's page has more code around it.
+SETUP_PART = re.compile(
+    r"^(?:# Setup, |try:\n    import facelab$).*?(?:^\w+ = setup\(\)$|\Z)", re.MULTILINE | re.DOTALL
+)
+EXERCISE = re.compile(r"^(\w+) = check\(\1\)$", re.MULTILINE)
+SOLUTION = "<details><summary>Solution</summary>\n\n```python\n{}\n```\n\n</details>"
+# Folders that identify a machine, on any system.
 FOLDERS = r"/(?:home|root|Users|tmp|var|opt|mnt|srv|usr|work|workspaces?|content|private)/|[A-Za-z]:\\+Users\b"
-# Keys as those who give them out shape them, and words that come before one.
-SETUP_PART = re.compile(r"^# Setup, .*?(?:^plan = setup\(\)$|\Z)", re.MULTILINE | re.DOTALL)  # more may stand around it
+# Keys in the form in which providers issue them, and words that precede one.
 SECRETS = re.compile(
     r"\b(hf_\w{30,}|gh[pousr]_\w{30,}|github_pat_\w{40,}|sk-[\w-]{32,}|AKIA[0-9A-Z]{16}|AIza[\w-]{35}|xox[baprs]-[\w-]{10,})"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY|(?i:\b(api_?key|token|password|secret))\\?[\"']?\s*[=:]\s*\\?[\"'][^\"'\s]{8,}|://\w+:\w+@"
 )
 
-SETUP = """\
-# Setup, the same in every notebook. Where facelab is not installed, as in Colab, it is fetched, with those of its
-# packages that are missing; nothing that is there is replaced. Then one line says what the lesson runs on.
-import subprocess
-import sys
-from importlib.util import find_spec
-from pathlib import Path
-
-names = (
-    {modules}
-).split()
-missing = [name for name in names if not getattr(find_spec(name), "origin", None)]  # a bare folder has no origin
-if "torch" in missing:
-    raise RuntimeError("PyTorch is missing: run `pip install torch torchvision`, restart the kernel, run this again.")
-if "facelab" in missing:
-    address = "{address}"
-    fetched = Path.cwd() / "facelab-{version}"
-    files = "pyproject.toml", "facelab/__init__.py"
-    clones = [place for place in (*fetched.parents, fetched) if all((place / file).is_file() for file in files)]
-    git = ["git", "clone", "--quiet", "--depth", "1", "--branch", "v{version}", address, fetched.name]
-    packages = [{renamed}.get(name, name) for name in missing if name != "facelab"]
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", *packages]
-    try:
-        for command in ([] if clones else [git]) + ([pip] if packages else []):
-            subprocess.run(command, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        raise RuntimeError(f"facelab could not be set up (no network?): {{' '.join(command)}} failed.") from None
-    sys.path.insert(0, str([*clones, fetched][0]))
-    sys.modules.pop("facelab", None)  # the bare folder, if it was imported
-
-from facelab.lessons import setup
-
-plan = setup()"""
-
 
 class Project(NamedTuple):
-    """What pyproject.toml says of the project."""
+    """What pyproject.toml says about the project."""
 
     name: str
     version: str
-    place: str  # OWNER/NAME
-    core: list[str]
+    place: str  # ACCOUNT/NAME on GitHub
 
 
 def project(root: Path) -> Project:
-    told = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]
-    address = re.fullmatch(r"https://github\.com/([\w.-]+/[\w.-]+)", told["urls"]["Repository"])
+    about = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]
+    address = re.fullmatch(r"https://github\.com/([\w.-]+/[\w.-]+)", about["urls"]["Repository"])
     if not address:
         raise SystemExit(
-            f"Repository must be https://github.com/OWNER/NAME for Colab, not {told['urls']['Repository']}."
+            f"Repository must be https://github.com/ACCOUNT/NAME for Colab, not {about['urls']['Repository']}."
         )
-    core = [re.match(r"[\w.-]+", requirement)[0].lower() for requirement in told["dependencies"]]
-    return Project(told["name"], told["version"], address[1], core)
+    return Project(about["name"], about["version"], address[1])
 
 
 def notebooks(root: Path) -> list[Path]:
     return sorted((root / "notebooks").glob("*.ipynb"))
 
 
-def module(package: str) -> str:
-    """The name under which a package is imported; pip takes most of these, too."""
-    return MODULES.get(package, package.replace("-", "_"))
+def write(path: Path, text: str) -> None:
+    beside = path.with_name(f".{path.name}.part")
+    beside.write_text(text, "utf-8", newline="\n")
+    os.replace(beside, path)
+
+
+# Generated cells and links
 
 
 def setup_cell(about: Project) -> str:
     """The source of every notebook's first code cell."""
-    fetched = sorted(set(about.core) - NEVER_INSTALLED)
-    lines = textwrap.wrap(" ".join(["torch facelab", *map(module, fetched)]), 100)
-    return SETUP.format(
-        modules="\n    ".join(f'"{line} "' for line in lines[:-1]) + f'\n    "{lines[-1]}"',
-        renamed=json.dumps({MODULES[package]: package for package in fetched if package in MODULES}),
-        version=about.version,
-        address=f"https://github.com/{about.place}",
-    )
+    return SETUP.format(place=about.place, version=about.version)
 
 
-def relinked(text: str, about: Project) -> str:
-    """Every link to the project, whoever owned it before, with today's owner, name and version."""
+def relink(text: str, about: Project) -> str:
+    """Every link to the project, under whatever account, with the account, name and version of today."""
     names = "|".join(map(re.escape, {about.name, about.place.split("/")[1]}))
-    hosts = r"https://(?:github\.com|raw\.githubusercontent\.com|colab\.research\.google\.com/github)/"
+    hosts = (
+        r"https://(?:github\.com|raw\.githubusercontent\.com|(?:colab\.research\.google\.com|nbviewer\.org)/github)/"
+    )
     tag = r"(?P<before>@|/(?:(?:blob|tree|raw)/)?)v\d+(?:\.\w+)*"
     link = rf"(?P<host>{hosts})[\w.-]+/(?:{names})(?P<git>(?:\.git)?(?![\w-]))(?:{tag})?"
     return re.sub(
@@ -135,38 +108,54 @@ def relinked(text: str, about: Project) -> str:
     )
 
 
-def addressed(book, name: str, about: Project):
-    """The notebook with its badge, its links and its setup cell, which is put in where there is none."""
+def solution_cells(source: str) -> list:
+    """A folded solution for each exercise that a code cell checks."""
+    names = EXERCISE.findall(source)
+    if not names:
+        return []
+    from facelab.course.lesson import solution
+
+    new = nbformat.v4.new_markdown_cell
+    return [new(SOLUTION.format(solution(name).strip()), id=f"solution-{name}"[:64]) for name in names]
+
+
+def with_generated_parts(book, name: str, about: Project):
+    """The notebook with its badge, its links, its first cell, and a folded solution under each exercise."""
     head = book.cells[0]
     if head.cell_type != "markdown":
         raise SystemExit(f"{name} must begin with a markdown cell that holds its title.")
     badge = f"{BADGE}(https://colab.research.google.com/github/{about.place}/blob/v{about.version}/notebooks/{name})"
     lines = [line for line in head.source.split("\n") if not line.startswith(BADGE)]
-    head.source = "\n".join([lines[0], "", badge, "", *lines[1:]]).strip()
-    head.source = re.sub(r"\n{3,}", "\n\n", head.source)
-    for cell in book.cells:
-        if cell.cell_type == "markdown":
-            cell.source = relinked(cell.source, about)
+    head.source = re.sub(r"\n{3,}", "\n\n", "\n".join([lines[0], "", badge, "", *lines[1:]]).strip())
     first = next((cell for cell in book.cells if cell.cell_type == "code"), None)
     if first is None or not SETUP_PART.search(first.source):
         first = nbformat.v4.new_code_cell("# Setup, ", id="setup")
         book.cells.insert(1, first)
-    # What it printed stays: it does not depend on the address.
     first.source = SETUP_PART.sub(lambda _: setup_cell(about), first.source, count=1)
+    first.metadata.update(FOLDED)
+    cells = []
+    for cell in book.cells:
+        if cell.cell_type == "code":
+            cells += [cell, *solution_cells(cell.source)]
+        elif not cell.get("id", "").startswith("solution-"):
+            cell.source = relink(cell.source, about)
+            cells.append(cell)
+    book.cells = cells
     return book
 
 
 def address(root: Path = ROOT, check: bool = False) -> int:
-    """Rewrite pages and every notebook; with `check` only say what differs, and return 1 if anything does."""
+    """Rewrite pages and notebooks; with `check` only report what differs, and return 1 if anything does."""
     about, differs = project(root), 0
-    pages = [page for page in (root / "README.md", root / "CITATION.cff") if page.exists()]
+    names = "README.md", "CITATION.cff", "notebooks/README.md"
+    pages = [root / name for name in names if (root / name).exists()]
     for path in [*pages, *notebooks(root)]:
         old = path.read_text("utf-8")
         if path in pages:
-            new = re.sub(r"^version: .*$", f"version: {about.version}", relinked(old, about), flags=re.MULTILINE)
+            new = re.sub(r"^version: .*$", f"version: {about.version}", relink(old, about), flags=re.MULTILINE)
         else:
-            book = addressed(nbformat.reads(old, 4), path.name, about)
-            # Where only the layout of the JSON would change, the file is left alone.
+            book = with_generated_parts(nbformat.reads(old, 4), path.name, about)
+            # Where only the layout of the JSON would change, the file stays as it is.
             new = old if book == nbformat.reads(old, 4) else nbformat.writes(book) + "\n"
         if new == old:
             continue
@@ -176,30 +165,31 @@ def address(root: Path = ROOT, check: bool = False) -> int:
         print(*(f"  {line[:160]}" for line in list(changes)[2:]), sep="\n")
         if not check:
             write(path, new)
+    if PLACEHOLDER in about.place:
+        print(
+            f"The address in pyproject.toml still holds the placeholder {PLACEHOLDER}: put your GitHub account there."
+        )
     return differs if check else 0
 
 
-def write(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}.part")
-    beside.write_text(text, "utf-8", newline="\n")
-    os.replace(beside, path)
+# Running and saving
 
 
 def run(names: list[str], root: Path = ROOT) -> int:
     """Run and save the named notebooks, or all; 1 if one of them was not saved."""
     known, failed = {path.stem: path for path in notebooks(root)}, 0
-    names = [name.removesuffix(".ipynb") for name in names] or list(known)
+    names = [Path(name).name.removesuffix(".ipynb") for name in names] or list(known)
     if unknown := [name for name in names if name not in known]:
         raise SystemExit(f"there is no notebook {', '.join(unknown)}: there are {', '.join(known) or 'none'}.")
     for path in (known[name] for name in names):
         print(f"{path.name} ...", end=" ", flush=True)
-        book = addressed(nbformat.read(path, 4), path.name, project(root))
+        book = with_generated_parts(nbformat.read(path, 4), path.name, project(root))
         wrong = execute(book, path.parent)
         tidy(book)
         wrong = wrong or complaints(book, root)
         text = nbformat.writes(book) + "\n"
-        if len(text.encode()) + sum(p.stat().st_size for p in known.values() if p != path) > ALL_TOGETHER:
-            wrong.append(f"all notebooks together would exceed {ALL_TOGETHER:,} bytes")
+        if len(text.encode()) + sum(p.stat().st_size for p in known.values() if p != path) > MAX_BYTES_TOGETHER:
+            wrong.append(f"all notebooks together would exceed {MAX_BYTES_TOGETHER:,} bytes")
         if not wrong:
             write(path, text)
         failed |= bool(wrong)
@@ -208,29 +198,29 @@ def run(names: list[str], root: Path = ROOT) -> int:
 
 
 def execute(book, folder: Path) -> list[str]:
-    """Run the cells in a fresh kernel, as on a laptop without network or data; what stopped it, if anything did."""
+    """Run the cells in a new kernel, as on a laptop without network or data; the failure, if there is one."""
     env = {name: value for name, value in os.environ.items() if name != "FACELAB_DATA"}
-    env |= {"FACELAB_PLAN": "laptop", "FACELAB_OFFLINE": "1", "FACELAB_DEVICE": "cpu"}
-    begun = []
+    env |= {"FACELAB_PRESET": "laptop", "FACELAB_OFFLINE": "1", "FACELAB_DEVICE": "cpu"}
+    started = []
     client = NotebookClient(
         book,
         kernel_name="python3",
         timeout=None,
         record_timing=False,
         resources={"metadata": {"path": str(folder)}},
-        on_cell_start=lambda cell, cell_index: begun.append(named(cell_index, cell)),
+        on_cell_start=lambda cell, cell_index: started.append(cell_name(cell_index, cell)),
     )
     try:
         client.execute(env=env)
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as stop:
-        says = f"{stop.ename}: {stop.evalue}" if isinstance(stop, CellExecutionError) else str(stop)
-        return [f"{begun[-1] if begun else 'the kernel'} failed: {says}"]
+        message = f"{stop.ename}: {stop.evalue}" if isinstance(stop, CellExecutionError) else str(stop)
+        return [f"{started[-1] if started else 'the kernel'} failed: {message}"]
     return []
 
 
 def tidy(book) -> None:
-    """Leave what a reader sees, and nothing that only this run or this machine explains."""
-    widgets = book.metadata.pop("widgets", {}).get("application/vnd.jupyter.widget-state+json", {}).get("state", {})
+    """Remove what belongs to this run or this machine only: widget state, progress bars, timings."""
+    book.metadata.pop("widgets", None)
     book.metadata.kernelspec = {"display_name": "Python 3", "language": "python", "name": "python3"}
     book.metadata.language_info = {"name": "python"}
     for cell in book.cells:
@@ -243,200 +233,160 @@ def tidy(book) -> None:
                 outputs[-1].text += output.text
             else:
                 outputs.append(output)
-        cell.outputs = [output for output in outputs if settled(output, widgets)]
+        cell.outputs = [output for output in outputs if final_state(output)]
 
 
-def settled(output, widgets: dict) -> bool:
-    """Bring an output to its last state: a bar to its last line, a widget to its fallback. False if nothing is left."""
+def final_state(output) -> bool:
+    """Reduce an output to its last state: no progress bar, a widget's fallback. False if nothing remains."""
+    bar = re.compile(r"\[(?:\d+:)?\d\d:\d\d(?:<|, )")  # of tqdm
     if output.output_type == "stream":
-        # A carriage return starts the line anew, so a reader sees what follows the last one.
-        output.text = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in output.text.split("\n"))
+        # A carriage return starts the line again, so a reader sees what follows the last one.
+        lines = [line.rstrip("\r").rpartition("\r")[2] for line in output.text.split("\n")]
+        output.text = "\n".join(line for line in lines if not bar.search(line))
         return bool(output.text.strip())
     if WIDGET in output.get("data", {}):
-        view = output.data.pop(WIDGET)
-        # The fallback of tqdm's bar is its first line, at 0 %.
-        if re.search(r"\[\d\d:\d\d<", output.data.get("text/plain", "")):
-            output.data["text/plain"] = last_line(view["model_id"], widgets)
-        return any(output.data.values())
+        del output.data[WIDGET]
+        return any(output.data.values()) and not bar.search(output.data.get("text/plain", ""))
     return True
-
-
-def last_line(model_id: str, widgets: dict) -> str:
-    """What tqdm's bar said in the end, read from the widgets it is made of; nothing if it took itself away."""
-
-    def state(name):
-        return widgets.get(name.removeprefix("IPY_MODEL_"), {}).get("state", {})
-
-    bar = state(model_id)
-    if state(bar.get("layout", "")).get("visibility") == "hidden":
-        return ""
-    words = [state(child).get("value", "") for child in bar.get("children", [])]
-    return " ".join(" ".join(html.unescape(word) for word in words if isinstance(word, str)).split())
 
 
 def complaints(book, root: Path = ROOT) -> list[str]:
     """Why a notebook should not be saved as it is, a line each; none for a good one."""
     size, count, wrong = len(nbformat.writes(book).encode()) + 1, 0, []
-    if size > LARGEST:
-        wrong.append(f"it has {size:,} bytes, over {LARGEST:,}")
+    if size > MAX_BYTES:
+        wrong.append(f"it has {size:,} bytes, over {MAX_BYTES:,}")
     if "widgets" in book.metadata:
-        wrong.append("it holds widget state, which GitHub calls an invalid notebook")
-    here = [folder for folder in (root, Path.home(), Path(tempfile.gettempdir())) if len(folder.parts) > 1]
-    here = "|".join(re.escape(str(folder)) for folder in here)
-    private = re.compile(rf"(?<![\w.-])(?:{FOLDERS}|(?:{here})(?![\w-]))")
+        wrong.append("it holds widget state, which GitHub shows as an invalid notebook")
     for at, cell in enumerate(book.cells):
-        if SECRETS.search("\n".join([cell.source, *map(letters, cell.get("outputs", []))])):
+        if SECRETS.search("\n".join([cell.source, *map(output_text, cell.get("outputs", []))])):
             wrong.append(f"cell {at + 1} shows what looks like a secret")
-        if cell.cell_type != "code":
-            continue
-        count += 1
-        name = named(at, cell)
-        if cell.execution_count != count:
-            wrong.append(f"{name} has execution count {cell.execution_count}, not {count}")
-        for output in cell.outputs:
-            data = output.get("data", {})
-            if output.output_type == "error":
-                wrong.append(f"{name} failed: {output.ename}: {output.evalue}")
-            if WIDGET in data:
-                wrong.append(f"{name} holds the view of a widget that no reader has")
-            if found := private.search(letters(output)):
-                wrong.append(f"{name} shows a path of the machine that ran it: {found.string[found.start() :][:60]!r}")
-            images = re.findall(r"<img\b[^>]*>", data.get("text/html", ""))
-            bare = [image for image in images if not re.search(r'\balt="[^"]*\w[^"]*"', image)]
-            if bare or (not images and any(mime.startswith("image/") for mime in data)):
-                wrong.append(f"{name} shows a picture without alt text")
+        if cell.cell_type == "code":
+            count += 1
+            wrong += [f"{cell_name(at, cell)} {what}" for what in cell_complaints(cell, count, root)]
     return wrong
 
 
-def named(at: int, cell) -> str:
-    """The cell as a reader finds it: its number, from 1, and how it begins."""
-    begins = cell.source.strip().partition("\n")[0][:40]
-    return f"cell {at + 1} ({begins})"
+def cell_complaints(cell, count: int, root: Path) -> list[str]:
+    here = [folder for folder in (root, Path.home(), Path(tempfile.gettempdir())) if len(folder.parts) > 1]
+    here = "|".join(re.escape(str(folder)) for folder in here)
+    private = re.compile(rf"(?<![\w.-])(?:{FOLDERS}|(?:{here})(?![\w-]))")
+    wrong = [] if cell.execution_count == count else [f"has execution count {cell.execution_count}, not {count}"]
+    for output in cell.outputs:
+        data = output.get("data", {})
+        if output.output_type == "error":
+            wrong.append(f"failed: {output.ename}: {output.evalue}")
+        if WIDGET in data:
+            wrong.append("holds the view of a widget that no reader has")
+        if found := private.search(output_text(output)):
+            wrong.append(f"shows a path of the machine that ran it: {found.string[found.start() :][:60]!r}")
+        images = re.findall(r"<img\b[^>]*>", data.get("text/html", ""))
+        bare = [image for image in images if not re.search(r'\balt="[^"]*\w[^"]*"', image)]
+        if bare or (not images and any(mime.startswith("image/") for mime in data)):
+            wrong.append("shows an image without alt text")
+    return wrong
 
 
-def letters(output) -> str:
-    """All that an output says, without the letters that encode a picture."""
-    said = [output.get("text", ""), output.get("evalue", ""), *output.get("traceback", [])]
+def cell_name(at: int, cell) -> str:
+    """The cell as a reader finds it: its number, from 1, and its first words."""
+    return f"cell {at + 1} ({cell.source.strip().partition(chr(10))[0][:40]})"
+
+
+def output_text(output) -> str:
+    """All text of an output, without encoded images."""
+    parts = [output.get("text", ""), output.get("evalue", ""), *output.get("traceback", [])]
     for mime, value in output.get("data", {}).items():
         if not mime.startswith("image/"):
-            said.append(value if isinstance(value, str) else json.dumps(value))
-    return re.sub(r"base64,[\w+/=]+", "base64,", "\n".join(said))
+            parts.append(value if isinstance(value, str) else json.dumps(value))
+    return re.sub(r"base64,[\w+/=]+", "base64,", "\n".join(parts))
 
 
-# The README's table of results: nothing in it is typed by hand, so that it cannot part from what was measured.
-TABLE = ("<!-- results -->\n", "<!-- end of results -->")
+# The README's table of results. All its values come from records, so that they cannot differ from what was measured.
+MARKERS = ("<!-- results -->\n", "<!-- end of results -->")
+HEAD = "| measured | facelab | for comparison | on |\n|---|---|---|---|\n"
+# What is measured, facelab's value, others, and the record (or card) under data/. {PATH} is a value of that record, with its
+# interval where there is one, to as many digits as a last number says; {FILE:PATH} a value of another.
+ROWS = (
+    ("class accuracy of generated digits, unguided", "{scores>guidance_scale_1>class_accuracy}",
+     "chance 0.1; real digits {pretrained/mnist-classifier/card:scores>accuracy}", "pretrained/mnist/card"),
+    ("the same, guidance scale 2", "{scores>guidance_scale_2>class_accuracy}", "the same", "pretrained/mnist/card"),
+    ("the same, noise prediction (DDPM), guidance scale 2", "{scores>guidance_scale_2>class_accuracy}", "the same",
+     "pretrained/mnist-ddpm/card"),
+    ("bits per dimension of unseen digits, an upper bound", "{test>total}", "training digits {train>total}",
+     "results/mnist_likelihood"),
+    ("attribute accuracy of faces, all 40 specified, guidance scale 4", "{guidance_scales>4>about>mean>all}",
+     "chance 0.5; real faces {about>mean_on_real_images}", "results/celeba_attributes_all"),
+    ("Fréchet distance of faces, guidance scale {rows>0>scale>0}", "{rows>0>frechet_distance>1}",
+     "two sets of real faces {about>distance_of_two_real_sets>1}", "results/celeba_guidance"),
+    ("the same, guidance scale {rows>1>scale>0}", "{rows>1>frechet_distance>1}", "the same", "results/celeba_guidance"),
+    ("the same, guidance scale {rows>2>scale>0}", "{rows>2>frechet_distance>1}", "the same", "results/celeba_guidance"),
+    ("the same, autoguidance, scale {rows>1>scale>0}", "{rows>1>frechet_distance>1}", "the same",
+     "results/celeba_autoguidance"),
+    ("Fréchet distance of faces, unguided", "{scores>0>rows>3>frechet_distance>1}",
+     "the report's network {scores>0>rows>1>frechet_distance>1}", "results/table1"),
+    ("attribute accuracy of faces, unguided", "{models>facelab, guidance scale 1>attribute_accuracy}",
+     "the report's network {models>report, conditional>attribute_accuracy}", "results/table1"),
+    ("edited synthetic faces: error inside the edited area, in grey levels of 255", "{inside>edit>1}",
+     "unedited {inside>unedited>1}", "results/synthetic_edits"),
+)  # fmt: skip
 
 
-def told(found: dict, digits: int = 3) -> str:
-    """A recorded value with its interval."""
-    value = found["value"] if "value" in found else found["share"]
-    return f"{value:.{digits}f} [{found['low']:.{digits}f}, {found['high']:.{digits}f}]"
+def results_table(root: Path, rows) -> str:
+    """The rows whose records are there, filled in."""
+    found = []
+    for *cells, file in rows:
+        if not (root / f"data/{file}.json").is_file():
+            continue
+        about = read(root, file).get("about") or read(root, file)["scores"]
+        steps = f", {about['steps']} steps" if "steps" in about else ""
+        kind = "card" if file.endswith("card") else "record"
+        cells.append(f"{about.get('count', about.get('images')):,} images{steps} ([{kind}](data/{file}.json))")
+        row = f"| {' | '.join(cells)} |\n"
+        found.append(
+            re.sub(r"\{(?:([^{}]+):)?([^{}]+)\}", lambda it, file=file: value(root, it[1] or file, it[2]), row)
+        )
+    return HEAD + "".join(found)
 
 
-def scored(card: dict, *words: str) -> tuple[str, str]:
-    """(what, value): the one score of a card whose name holds all these words."""
-    ((name, value),) = [(name, value) for name, value in card["scores"].items() if all(word in name for word in words)]
-    return name, str(value)
+def read(root: Path, file: str):
+    return json.loads((root / f"data/{file}.json").read_text("utf-8"))
 
 
-def table(root: Path = ROOT) -> str:
-    """What was measured, beside what it has to be compared with, from the records and the weights' cards."""
+def value(root: Path, file: str, path: str) -> str:
+    *keys, last = path.split(">")
+    keys, digits = (keys, int(last)) if last.isdigit() else ([*keys, last], 3)
+    found = read(root, file)
+    for key in keys:
+        found = found[int(key) if isinstance(found, list) else key]
+    return formatted(found, digits)
 
-    def record(name):
-        return json.loads((root / f"data/results/{name}.json").read_text("utf-8"))
 
-    def card(name):
-        return json.loads((root / f"data/pretrained/{name}/card.json").read_text("utf-8"))
-
-    digits, judge, recipes = card("digits"), card("digits-judge"), record("digits_recipes")
-    bits, faces, loud, edits = map(record, ("digits_likelihood", "celeba_control_all", "celeba_scales", "drawn_edits"))
-    celeba, report = card("celeba"), card("report")
-    (plain, few), guided = scored(digits, "plain"), scored(digits, "guided at 2")[1]
-    first, last = recipes["rows"][0], recipes["rows"][-1]
-    ceiling = [row["ceiling"]["share"] for row in faces["rows"]]
-    obeyed = faces["scales"][f"{faces['control']['scale']:g}"]["mean"]
-    by_scale = {row["scale"]: row for row in loud["rows"]}
-    (of_theirs, of_ours) = (
-        [scored(one, words, "plain") for words in ("asked = read", "distance in")] for one in (report, celeba)
-    )
-    saw = sum(leg["recipe"]["pictures"] for leg in [*celeba.get("legs", []), celeba])
-    bits_of = bits["test"]["total"], bits["train"]["total"]
-    rows = [
-        ("measured", "ours", "beside it", "on"),
-        ("---",) * 4,
-        (
-            "digits read as what was asked, plain",
-            few,
-            f"chance 0.1; real digits {judge['scores']['accuracy on real test digits']}",
-            f"{', '.join(plain.split(', ')[2:])} ([card](data/pretrained/digits/card.json))",
-        ),
-        ("the same, guided at 2", guided, "the same", "the same"),
-        (
-            f"the same after {recipes['recipe']['pictures']:,} pictures, guided at 2: our recipe beside the report's",
-            told(last["read"]["2"]),
-            f"the report's: {told(first['read']['2'])}",
-            f"{last['read']['2']['count']} digits, one net, seed and budget ([record](data/results/digits_recipes.json))",
-        ),
-        (
-            "bits for each number of unseen digits, an upper bound",
-            told(bits_of[0]),
-            f"of digits that it was trained on {told(bits_of[1])}",
-            f"{bits['likelihood']['count']} digits of each ([record](data/results/digits_likelihood.json))",
-        ),
-        (
-            f"faces, all forty answers said: asked = read, balanced, guided at {faces['control']['scale']:g}",
-            told(obeyed),
-            f"chance 0.5; the judge on real faces {sum(ceiling) / len(ceiling):.3f}",
-            f"{faces['control']['requests'].split(',')[0]} faces, {faces['control']['drawn in'].split()[0]} calls "
-            "([record](data/results/celeba_control_all.json))",
-        ),
-        *(
-            (
-                f"faces, distance to real ones, {words}",
-                told(by_scale[scale]["distance"], 1),
-                f"real ones to others {told(loud['loudness']['floor'], 1)}",
-                f"{loud['loudness']['count']} faces, {loud['loudness']['drawn in'].split()[0]} calls "
-                "([record](data/results/celeba_scales.json))",
-            )
-            for scale, words in ((1.0, "plain"), (2.0, "guided at 2"), (8.0, "guided at 8"))
-        ),
-        (
-            f"faces, asked = read and distance, plain, after {saw:,} pictures; intervals were not recorded",
-            " and ".join(f"{round(float(value), 3):g}" for _, value in of_ours),
-            f"the report's network after {report['recipe']['pictures']:,}: "
-            + " and ".join(f"{round(float(value), 3):g}" for _, value in of_theirs),
-            f"{', '.join(of_ours[1][0].split(', ')[-2:])} "
-            "([card](data/pretrained/celeba/card.json), [card](data/pretrained/report/card.json))",
-        ),
-        (
-            "edited drawn faces: error against the true edit, where it changes the picture, in grey levels of 255",
-            told(edits["inside"]["edit"], 1),
-            f"not edited {told(edits['inside']['unedited'], 1)}",
-            f"{edits['edits']['count']} drawn faces ([record](data/results/drawn_edits.json))",
-        ),
-    ]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows).replace("| --- | --- | --- | --- |", "|---|---|---|---|")
+def formatted(value, digits: int) -> str:
+    if isinstance(value, dict):
+        return f"{value['value']:.{digits}f} [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}f}" if isinstance(value, float) else str(value)
 
 
 def results(root: Path = ROOT, check: bool = False) -> int:
-    """Put the table between its marks in the README; with `check` only say whether it differs, and return 1 if it does."""
+    """Write the table between its markers in the README; with `check` only report whether it differs, and return 1 then."""
     page = root / "README.md"
     old = page.read_text("utf-8")
-    before, begin, rest = old.partition(TABLE[0])
-    _, end, after = rest.partition(TABLE[1])
+    before, begin, rest = old.partition(MARKERS[0])
+    _, end, after = rest.partition(MARKERS[1])
     if not begin or not end:
-        raise SystemExit(f"README.md needs the lines {TABLE[0].strip()} and {TABLE[1]}: the table goes between them.")
-    new = before + begin + table(root) + end + after
+        raise SystemExit(
+            f"README.md needs the lines {MARKERS[0].strip()} and {MARKERS[1]}: the table goes between them."
+        )
+    new = before + begin + results_table(root, ROWS) + end + after
     if new != old:
-        print(f"README.md {'differs from what was measured' if check else 'rewritten'}")
+        print(f"README.md {'differs from the records' if check else 'rewritten'}")
         if not check:
             write(page, new)
     return int(check and new != old)
 
 
-# The README's moving picture: these noises become these people, who then are asked for one thing after the other.
-PEOPLE = (7, 5, 12)
-ASKED = (
+# The README's animation: faces of a few seeds, whose attributes change one after the other.
+SEEDS = (7, 5, 12)
+CHANGES = (
     {"Male": False, "Young": True},
     {"Smiling": True},
     {"Blond_Hair": True},
@@ -446,46 +396,39 @@ ASKED = (
 )
 
 
-def sight(root: Path = ROOT) -> int:
-    """From fog to faces, then the request changes while the noise stays; about two minutes on a laptop."""
+def figure(root: Path = ROOT) -> int:
+    """The condition changes while the noise stays; then noise becomes the first faces again. Two minutes on a laptop."""
     import torch
 
-    from facelab import plots, pretrained
-    from facelab.edit import walk
-    from facelab.guidance import classifier_free
-    from facelab.sample import AdamsBashforth, noise, sample, trajectory
+    from facelab import AdamsBashforth, animation, cfg, lerp, load, noise, sample, trajectory
 
-    model = pretrained.load("celeba")
-    guided, solver = classifier_free(model.denoiser, 2.0), AdamsBashforth(model.schedule)
-    x_T = torch.cat([noise(1, model.shape, seed) for seed in PEOPLE])
-    said, words = dict(ASKED[0]), model.attributes.describe(model.attributes.encode(**ASKED[0]))
-    frames = list(trajectory(guided, x_T, model.attributes.encode(**said), solver, 10))
-    titles = ["noise"] * 2 + [words] * (len(frames) - 2)
-    for more in ASKED[1:]:
-        way = walk(model.attributes.encode(**said), model.attributes.encode(**said | more), 5)[1:]
-        frames += [sample(guided, x_T, cond, solver, 10) for cond in way]
-        said |= more
-        titles += [model.attributes.describe(model.attributes.encode(**more))] * len(way)
-    alt = f"Noise becomes {len(PEOPLE)} faces; then each of them is asked for {', '.join(dict.fromkeys(titles[11:]))} in turn."
-    moving = plots.animation(frames, titles, seconds=0.25, back=False, still=10, side=128, alt=alt)
-    moving.save(root / "data/results/sight.png")
+    model, values = load("celeba"), dict(CHANGES[0])
+    encode, describe = model.attributes.encode, model.attributes.describe
+    guided, sampler = cfg(model.denoiser, 2.0), AdamsBashforth(model.schedule)
+    x_T = torch.cat([noise(1, model.shape, seed) for seed in SEEDS])
+    generation = list(trajectory(guided, x_T, encode(**values), sampler, 10))
+    frames = [generation[-1]]
+    for change in CHANGES[1:]:
+        conds = lerp(encode(**values), encode(**values | change), 5)[1:]
+        frames += [sample(guided, x_T, cond, sampler, 10) for cond in conds]
+        values |= change
+    changes = ", then ".join(describe(encode(**change)) for change in CHANGES)
+    alt = f"{len(SEEDS)} generated faces, conditioned on {changes}; then noise becomes the first faces again."
+    moving = animation(frames + generation, seconds=0.25, back=False, alt=alt)
+    moving.save(root / "data/results/faces.png")
     print(f"{len(moving.png):,} bytes: {alt}")
     return 0
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="address | run | results | sight")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="run | address | results | figure")
+    commands.add_parser("run").add_argument("names", nargs="*", metavar="NAME", help="with or without .ipynb")
     for name in ("address", "results"):
         commands.add_parser(name).add_argument("--check", action="store_true", help="change nothing")
-    commands.add_parser("run").add_argument("names", nargs="*", metavar="NAME", help="with or without .ipynb")
-    commands.add_parser("sight")
-    given = parser.parse_args(argv)
-    if given.command == "sight":
-        return sight()
-    if given.command == "results":
-        return results(check=given.check)
-    return address(check=given.check) if given.command == "address" else run(given.names)
+    commands.add_parser("figure")
+    given = vars(parser.parse_args(argv))
+    return {"run": run, "address": address, "results": results, "figure": figure}[given.pop("command")](**given)
 
 
 if __name__ == "__main__":

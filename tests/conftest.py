@@ -1,4 +1,4 @@
-"""What every test may rely on: the smallest plan, no network, one thread, and a cache that goes when the session ends."""
+"""For every test: the smallest preset, no network, one thread, and a cache that is removed at the end."""
 
 import atexit
 import os
@@ -7,10 +7,10 @@ import tempfile
 
 import pytest
 
-# Set before facelab is imported, so that nothing a test does can reach the real cache.
+# Set before facelab is imported, so that no test can reach the user's cache.
 SCRATCH = tempfile.mkdtemp(prefix="facelab-tests-")
 atexit.register(shutil.rmtree, SCRATCH, ignore_errors=True)
-os.environ.setdefault("FACELAB_PLAN", "ci")
+os.environ.setdefault("FACELAB_PRESET", "ci")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("FACELAB_DEVICE", "cpu")
 os.environ |= {"FACELAB_OFFLINE": "1", "FACELAB_CACHE": f"{SCRATCH}/cache"}
@@ -19,7 +19,7 @@ os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", f"{SCRATCH}/hypothesis")
 pytest.register_assert_rewrite("oracle")
 
 import torch  # noqa: E402
-from here_only import TRIED, here_only, nobody_asked  # noqa: E402
+from here_only import TRIED, here_only, no_connections  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
 here_only(TRIED.append)
@@ -27,8 +27,8 @@ here_only(TRIED.append)
 
 @pytest.fixture(autouse=True)
 def stays_here():
-    """A test that asks another machine fails, even where the refusal was swallowed."""
-    with nobody_asked():
+    """A test that tries to reach another machine fails, even where the refusal was caught."""
+    with no_connections():
         yield
 
 

@@ -1,27 +1,27 @@
-"""Connections to any other machine are refused and noted: in the tests (conftest.py) and in the lessons' kernels
-(notebooks/conftest.py, which gives each kernel this source)."""
+"""Refuse and record connections to any other machine: in the tests (conftest.py) and in the notebooks' kernels, to which
+notebooks/conftest.py passes this source."""
 
 import contextlib
 import ipaddress
 import socket
 import sys
 
-TRIED: list[str] = []  # where it is the tests' note: what was asked of other machines
+TRIED: list[str] = []  # the connections that the tests' process tried
 
 
 @contextlib.contextmanager
-def nobody_asked():
-    """An AssertionError where another machine was asked meanwhile, even where the refusal was swallowed."""
+def no_connections():
+    """AssertionError if a connection to another machine was tried inside, even where the refusal was caught."""
     before = len(TRIED)
     yield
-    assert TRIED[before:] == [], "other machines were asked"
+    assert TRIED[before:] == [], "connections to other machines were tried"
 
 
 def here_only(note):
-    """From now on no connection and no name look-up leaves this machine; `note` is told what was asked for.
+    """From now on no connection and no name look-up leaves this machine; each attempt is passed to `note`.
 
-    An audit hook, which cannot be taken out again, sees every socket of Python. What other processes and libraries in C do with
-    sockets of their own it does not see.
+    An audit hook, which cannot be removed again, sees every socket of Python. It does not see the sockets of other processes
+    and of libraries written in C.
     """
     names = {"localhost", "localhost.localdomain", socket.gethostname(), "", None}
 
@@ -35,7 +35,7 @@ def here_only(note):
     def watch(event, args):
         if event in ("socket.connect", "socket.sendto", "socket.sendmsg"):
             address = args[1]
-            hosts = [address[0]] if isinstance(address, tuple) else []  # else one between processes of this machine
+            hosts = [address[0]] if isinstance(address, tuple) else []  # otherwise a Unix socket of this machine
         elif event in ("socket.getaddrinfo", "socket.gethostbyname"):
             hosts = [args[0]]
         else:

@@ -1,4 +1,4 @@
-"""A small folder in CelebA's official layout, of faces that nobody has: `python tests/make_celeba.py DIR [COUNT]`."""
+"""A small folder in CelebA's official layout, with synthetic faces: `python tests/make_celeba.py DIR [COUNT]`."""
 
 import argparse
 from pathlib import Path
@@ -6,25 +6,25 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from facelab import drawn
-from facelab.attributes import CELEBA, DRAWN
+from facelab.attributes import CELEBA, SYNTHETIC
+from facelab.data.synthetic_faces import render_many, sample_attributes
 
-SHARES = (0.7, 0.85)  # up to which share of the ids a picture belongs to train, to valid; the others to test
+SHARES = (0.7, 0.85)  # up to which share of the ids an image belongs to train, to valid; the others to test
 
 
 def official_folder(folder, count=200, seed=0) -> Path:
     """Write `img_align_celeba/000001.jpg` ... (178x218) and the two lists in their official form; return the folder.
 
-    The faces are drawn, and the square (0, 20, 178, 198) brings each back. Answers that cannot be drawn are no; those of the
-    first two pictures are all yes and all no, so that every name occurs both ways.
+    The square (0, 20, 178, 198) of each image is a synthetic face. Attributes that these do not have are -1; the first two images
+    have all and none, so that every attribute occurs with both values.
     """
     folder = Path(folder)
     (folder / "img_align_celeba").mkdir(parents=True, exist_ok=True)
-    faces, conds = _faces(count, seed)
+    conds, shown = np.full((count, len(CELEBA)), -1, np.int8), sample_attributes(count, seed)
+    conds[:, [CELEBA.index(name) for name in SYNTHETIC]] = shown.numpy()
     conds[0], conds[1] = 1, -1
-    for number, face in enumerate(faces, 1):
+    for number, face in enumerate(render_many(shown, range(seed, seed + count)).numpy(), 1):
         square = Image.fromarray(face.transpose(1, 2, 0)).resize((178, 178), Image.Resampling.BICUBIC)
-        # Above and below the square the official pictures go on; these repeat their first and last line.
         pixels = np.pad(np.asarray(square), ((20, 20), (0, 0), (0, 0)), mode="edge")
         Image.fromarray(pixels).save(folder / "img_align_celeba" / f"{number:06d}.jpg", quality=95, subsampling=0)
     rows = [f"{number:06d}.jpg " + " ".join(f"{value:2d}" for value in cond) for number, cond in enumerate(conds, 1)]
@@ -38,16 +38,9 @@ def _write(file: Path, lines: list[str]) -> None:
     file.write_bytes("".join(line + "\r\n" for line in lines).encode())  # the official lists end their lines so
 
 
-def _faces(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(N, 3, 64, 64) uint8 and (N, 40) in {-1, +1}."""
-    conds, shown = np.full((count, len(CELEBA)), -1, np.int8), drawn.answers(count, seed)
-    conds[:, [CELEBA.index(name) for name in DRAWN]] = shown.numpy()
-    return drawn.draw_many(shown, range(seed, seed + count)).numpy(), conds
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("count", type=int, nargs="?", default=200)
-    told = parser.parse_args()
-    print(official_folder(told.folder, told.count))
+    args = parser.parse_args()
+    print(official_folder(args.folder, args.count))

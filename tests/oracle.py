@@ -1,4 +1,4 @@
-"""What the tests share: tiny networks, worlds whose answer is known, and the checks that deliberate faults must trip.
+"""What the tests share: tiny networks, distributions with known answers, and the checks that deliberate faults must fail.
 
 A check takes the module to be checked, so that the real one and a copy with a fault in it go through the same lines.
 """
@@ -16,16 +16,15 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 from torch.testing import assert_close
 
-from facelab import schedule
+from facelab import schedules
+from facelab.analytic import GaussianDenoiser, IdealDenoiser
 from facelab.attributes import Attributes
-from facelab.data import Pictures
-from facelab.ideal import GaussianDenoiser, IdealDenoiser
-from facelab.model import Denoiser
-from facelab.plan import Recipe
+from facelab.data.dataset import AttributeDataset
+from facelab.denoiser import Denoiser
 
 NAMES = ("Beard", "Hat", "Smile")
 SHAPE = (1, 8, 8)
-BETAS = {"linear": "linear", "cosine": "squaredcos_cap_v2"}  # ours: diffusers' beta_schedule
+BETAS = {"linear": "linear", "cosine": "squaredcos_cap_v2"}  # our name: diffusers' beta_schedule
 
 
 def randn(*shape, seed=0, dtype=torch.float64):
@@ -33,21 +32,21 @@ def randn(*shape, seed=0, dtype=torch.float64):
 
 
 def tiny(**settings) -> Denoiser:
-    """A network small enough to be called a hundred times a test, in eval mode."""
-    small = {"shape": SHAPE, "names": NAMES, "channels": (32, 32), "attention": (False, False), "patch": 2}
-    return Denoiser(**(small | settings)).eval()
+    """A network small enough for a hundred evaluations a test, in eval mode."""
+    small = {"shape": SHAPE, "attributes": NAMES, "block_out_channels": (32, 32), "attention": (False, False)}
+    return Denoiser(**(small | {"patch_size": 2} | settings)).eval()
 
 
-def pictures(count=12, shape=SHAPE, names=NAMES, seed=0) -> Pictures:
-    """Random pictures with random answers."""
-    luck = torch.Generator().manual_seed(seed)
-    images = torch.randint(0, 256, (count, *shape), generator=luck, dtype=torch.uint8)
-    conds = torch.randint(0, 2, (count, len(names)), generator=luck) * 2 - 1
-    return Pictures(images, conds, Attributes(names), "random")
+def random_dataset(count=12, shape=SHAPE, names=NAMES, seed=0) -> AttributeDataset:
+    """Random images with random attributes."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (count, *shape), generator=generator, dtype=torch.uint8)
+    conds = torch.randint(0, 2, (count, len(names)), generator=generator) * 2 - 1
+    return AttributeDataset(images, conds, Attributes(names), "random", "random")
 
 
 class Fake:
-    """THE call with no network: bounded a little beyond [-1, 1], so that clipping counts; remembers its calls."""
+    """A denoiser without a network, a little outside [-1, 1], so that clipping matters; `calls` records its arguments."""
 
     def __init__(self, push=0.3):
         self.push, self.calls = push, []
@@ -58,27 +57,31 @@ class Fake:
 
 
 class TwoGaussians:
-    """A world where cond (B, 1) = 1 says N(0.5, 0.5^2) and 0, nothing said, N(0, 1): each row's exact guess."""
+    """The exact denoiser where cond (B, 1) = 1 means N(0.5, 0.5^2), and the null condition N(0, 1)."""
 
-    told, silent = (0.5, 0.5), (0.0, 1.0)
+    conditional, unconditional = (0.5, 0.5), (0.0, 1.0)
 
     def __init__(self, schedule):
         self.schedule, self.batches = schedule, []
 
     def __call__(self, x_t, t, cond):
         self.batches.append(len(x_t))
-        halves = [GaussianDenoiser(torch.full(x_t.shape[1:], m), s, self.schedule) for m, s in (self.told, self.silent)]
-        return torch.where(cond[:, :, None, None] > 0, *(half(x_t, t, cond) for half in halves))
+        both = [
+            GaussianDenoiser(torch.full(x_t.shape[1:], m), s, self.schedule)
+            for m, s in (self.conditional, self.unconditional)
+        ]
+        return torch.where(cond[:, :, None, None] > 0, *(half(x_t, t, cond) for half in both))
 
     def guided(self, x_t, t, scale):
-        """The guess that belongs to the mixed score (1 - scale) score_silent + scale score_told: Tweedie's formula."""
+        """x_0_hat of the score (1 - scale) score_unconditional + scale score_conditional, by Tweedie's formula."""
         signal, sigma = self.schedule.rates(t, like=x_t)
-        scores = [-(x_t - signal * m) / (signal**2 * s**2 + sigma**2) for m, s in (self.told, self.silent)]
+        both = self.conditional, self.unconditional
+        scores = [-(x_t - signal * m) / (signal**2 * s**2 + sigma**2) for m, s in both]
         return (x_t + sigma**2 * (scale * scores[0] + (1 - scale) * scores[1])) / signal
 
 
 class Gaussians:
-    """A world of two attributes, each picture's answer a diagonal Gaussian: (mean, std) of every condition; has THE call."""
+    """The exact denoiser of two attributes, a diagonal Gaussian (mean, std) for each condition."""
 
     def __init__(self, schedule):
         self.schedule, self.batches = schedule, []
@@ -97,8 +100,8 @@ class Gaussians:
         signal, sigma = self.schedule.rates(t, like=x_t)
         return mean + signal * std**2 / (signal**2 * std**2 + sigma**2) * (x_t - signal * mean)
 
-    def guess(self, x_t, t, weights):
-        """The guess that belongs to sum_c weights[c] score_c, by Tweedie's formula; the weights sum to one."""
+    def guided(self, x_t, t, weights):
+        """x_0_hat of the score sum_c weights[c] score_c, by Tweedie's formula; the weights sum to one."""
         signal, sigma = self.schedule.rates(t, like=x_t)
         scores = (
             w * (signal * self.known[c][0] - x_t) / (signal**2 * self.known[c][1] ** 2 + sigma**2)
@@ -107,12 +110,12 @@ class Gaussians:
         return (x_t + sigma**2 * sum(scores)) / signal
 
     def end(self, x_T, weights, points=4000):
-        """Where the guided ODE leads from pure noise x_T (signal 0, sigma 1).
+        """The end of the guided ODE from pure noise x_T (signal 0, sigma 1).
 
         With y = x / signal and v = sigma / signal it reads dy/dv = sum_c w_c v (y - m_c) / (s_c^2 + v^2), which is linear:
         y(0) = h(0) (x_T + integral of sum_c w_c m_c v / (s_c^2 + v^2) / h(v)), h(v) = prod_c (s_c^2 + v^2)^(w_c / 2).
         """
-        # v = tan(angle) brings infinity near; the midpoint rule is then good to far below 1e-4.
+        # v = tan(angle) makes the interval finite; the midpoint rule is then exact to far below 1e-4.
         angle = (torch.arange(points, dtype=torch.float64) + 0.5) / points * math.pi / 2
         v = angle.tan()
 
@@ -124,6 +127,11 @@ class Gaussians:
         return h(0.0) * (x_T + integral)
 
 
+def ideal_set(schedule, count=6, shape=(1, 2, 2)) -> IdealDenoiser:
+    """The ideal denoiser of a few random images with one attribute that all of them have."""
+    return IdealDenoiser(randn(count, *shape).clamp(-1, 1), torch.ones(count, 1), schedule)
+
+
 def one_sentence(text) -> bool:
     """One line of at most 300 characters that ends as a sentence does, with no other sentence before it."""
     text = str(text)
@@ -132,94 +140,95 @@ def one_sentence(text) -> bool:
 
 @contextlib.contextmanager
 def refused(match=None):
-    """What is inside must end in a ValueError of one sentence that matches."""
+    """The block must raise a ValueError of one sentence that matches."""
     with pytest.raises(ValueError, match=match) as caught:
         yield
     assert one_sentence(caught.value), caught.value
 
 
 def faulty(module, right: str, wrong: str):
-    """A copy of `module` in which `right`, which stands there exactly once, reads `wrong`."""
+    """A copy of `module` in which `right`, which occurs exactly once, is replaced by `wrong`."""
     source = inspect.getsource(module)
-    assert source.count(right) == 1, f"{right!r} stands {source.count(right)} times in {module.__name__}"
+    assert source.count(right) == 1, f"{right!r} occurs {source.count(right)} times in {module.__name__}"
     copy = types.ModuleType(module.__name__)
     copy.__file__ = module.__file__
     exec(compile(source.replace(right, wrong), module.__file__, "exec"), copy.__dict__)
     return copy
 
 
+def is_fraction(found, fraction, count):
+    """Within four and a half standard errors: a false alarm in one of 150,000."""
+    error = math.sqrt(fraction * (1 - fraction) / count)
+    assert abs(float(found) - fraction) < 4.5 * error, f"{found} and not {fraction}"
+
+
 # The checks.
 
 
-def adds_noise_as_diffusers_does(schedule):
+def noise_is_added_as_in_diffusers(schedules):
     x_0, eps, t = randn(4, 1, 2, 2), randn(4, 1, 2, 2, seed=1), torch.tensor([0, 10, 500, 999])
     for name, theirs in BETAS.items():
-        ours = getattr(schedule, name)().add_noise(x_0, eps, t)
-        # diffusers keeps alpha_bar in float32, which costs 1 - alpha_bar some digits at the first ticks.
+        ours = getattr(schedules, name)().add_noise(x_0, eps, t)
+        # diffusers has alpha_bar in float32, which loses digits of 1 - alpha_bar at the first timesteps.
         assert_close(ours, DDPMScheduler(beta_schedule=theirs).add_noise(x_0, eps, t), rtol=0, atol=1e-5)
 
 
-def each_picture_has_its_own_tick(schedule):
-    """A batch as large as a picture is wide, where a wrong broadcast raises nothing."""
+def each_image_has_its_own_timestep(schedules):
+    """A batch as large as an image is wide, where a wrong broadcast raises no error."""
     t, x_0, eps = torch.tensor([0, 300, 600, 999]), randn(4, 1, 4, 4), randn(4, 1, 4, 4, seed=1)
-    for name in ("linear", "cosine", "sigmoid", "straight"):
-        made = getattr(schedule, name)()
-        for call in (made.add_noise, made.eps_from, made.velocity, made.x_0_from):
-            alone = [call(x_0[i : i + 1], eps[i : i + 1], int(t[i])) for i in range(4)]
-            assert_close(call(x_0, eps, t), torch.cat(alone), rtol=0, atol=1e-12)
+    for name in ("linear", "cosine", "sigmoid", "rectified_flow"):
+        schedule = getattr(schedules, name)()
+        for method in (schedule.add_noise, schedule.to_eps, schedule.velocity, schedule.to_x_0):
+            alone = [method(x_0[i : i + 1], eps[i : i + 1], int(t[i])) for i in range(4)]
+            assert_close(method(x_0, eps, t), torch.cat(alone), rtol=0, atol=1e-12)
 
 
-def ticks_are_evenly_spaced_from_the_last(schedule):
+def timesteps_are_evenly_spaced_from_the_last(schedules):
     """Exactly the rounded 1000 (steps - i) / steps, less one; a tie may be rounded either way."""
-    made = schedule.linear()
     for steps in (1, 2, 3, 7, 10, 48, 50, 61, 250, 999, 1000):
-        ticks = made.ticks(steps)
-        assert len(ticks) == steps and ticks[0] == 999 and ticks[-1] >= 0
-        for i, t in enumerate(ticks):
+        timesteps = schedules.linear().timesteps(steps)
+        assert len(timesteps) == steps and timesteps[0] == 999 and timesteps[-1] >= 0
+        for i, t in enumerate(timesteps):
             assert abs(Fraction(1000 * (steps - i), steps) - 1 - t) <= Fraction(1, 2)
 
 
-def last_step_reaches_the_clean_picture(sample):
-    """Whatever the solver and the noise, the last frame is the last guess itself."""
-    x_T, guess = randn(2, 1, 4, 4), randn(2, 1, 4, 4, seed=1).clamp(-1, 1)
-    for solver in (sample.DDIM, sample.DDPM):
-        drawn = sample.sample(lambda x_t, t, cond: guess, x_T, torch.zeros(1), solver(schedule.linear()), 7)
-        assert_close(drawn, guess, rtol=0, atol=1e-12)
+def last_step_reaches_the_clean_image(samplers):
+    """Whatever the sampler and the noise, the last frame is the last x_0_hat itself."""
+    x_T, x_0_hat = randn(2, 1, 4, 4), randn(2, 1, 4, 4, seed=1).clamp(-1, 1)
+    for sampler in (samplers.DDIM, samplers.DDPM):
+        denoise = lambda x_t, t, cond: x_0_hat  # noqa: E731
+        images = samplers.sample(denoise, x_T, torch.zeros(1), sampler(schedules.linear()), 7)
+        assert_close(images, x_0_hat, rtol=0, atol=1e-12)
 
 
-def ddim_steps_as_diffusers_does(sample):
-    """One step after the other, clipped and not, on two schedules, without fresh noise and with."""
+def ddim_steps_as_in_diffusers(samplers):
+    """Step by step, clipped and not, on two schedules, without fresh noise and with it."""
     for (ours, theirs), clip, eta in [(b, c, e) for b in BETAS.items() for c in (True, False) for e in (0.0, 1.0)]:
-        solver = sample.DDIM(getattr(schedule, ours)(), eta, clip, torch.Generator().manual_seed(5))
-        reference = diffusers_ddim(theirs, clip, 10)
-        ticks, x_t, luck = solver.start(10), randn(2, 1, 4, 4, dtype=torch.float32), torch.Generator().manual_seed(5)
-        for t, s in zip(ticks, [*ticks[1:], -1], strict=True):
+        sampler = samplers.DDIM(getattr(schedules, ours)(), eta, clip, torch.Generator().manual_seed(5))
+        reference, generator = diffusers_ddim(theirs, clip, 10), torch.Generator().manual_seed(5)
+        x_t = randn(2, 1, 4, 4, dtype=torch.float32)
+        for t, s in sampler.schedule.step_pairs(10):
             x_0_hat = Fake()(x_t, t, torch.zeros(1, 1))
-            fresh = torch.randn(x_t.shape, generator=luck) if eta and s >= 0 else torch.zeros_like(x_t)
+            fresh = torch.randn(x_t.shape, generator=generator) if eta and s >= 0 else torch.zeros_like(x_t)
             options = {"eta": eta, "use_clipped_model_output": True, "variance_noise": fresh}
-            wanted = reference.step(x_0_hat, t, x_t, **options).prev_sample
-            got = solver.step(x_t, x_0_hat, t, s)
-            assert_close(got, wanted, rtol=0, atol=1e-5)
-            x_t = got
+            expected = reference.step(x_0_hat, t, x_t, **options).prev_sample
+            x_t = sampler.step(x_t, x_0_hat, t, s)
+            assert_close(x_t, expected, rtol=0, atol=1e-5)
 
 
-def ddpm_steps_as_diffusers_does(sample):
+def ddpm_steps_as_in_diffusers(samplers):
     for ours, theirs in BETAS.items():
         for variance, clip in (("small", True), ("small", False), ("large", True)):
-            solver = sample.DDPM(getattr(schedule, ours)(), clip, torch.Generator().manual_seed(5), variance)
+            generator = torch.Generator().manual_seed(5)
+            sampler = samplers.DDPM(getattr(schedules, ours)(), clip, torch.Generator().manual_seed(5), variance)
             reference = diffusers_ddpm(theirs, clip, variance, 10)
-            x_t, luck, ticks = (
-                randn(2, 1, 4, 4, dtype=torch.float32),
-                torch.Generator().manual_seed(5),
-                solver.start(10),
-            )
-            # Coming to the clean picture diffusers still adds "large" noise; we do not, and nor does Ho et al.
-            for t, s in zip(ticks, [*ticks[1:], -1] if variance == "small" else ticks[1:], strict=variance == "small"):
+            x_t = randn(2, 1, 4, 4, dtype=torch.float32)
+            # In the step to the clean image diffusers still adds "large" noise; Ho et al. and we do not.
+            for t, s in sampler.schedule.step_pairs(10)[: 10 if variance == "small" else 9]:
                 x_0_hat = Fake()(x_t, t, torch.zeros(1, 1))
-                wanted = reference.step(x_0_hat, t, x_t, generator=luck).prev_sample
-                got = solver.step(x_t, x_0_hat, t, s)
-                assert_close(got, wanted, rtol=0, atol=1e-5)
-                x_t = got
+                expected = reference.step(x_0_hat, t, x_t, generator=generator).prev_sample
+                x_t = sampler.step(x_t, x_0_hat, t, s)
+                assert_close(x_t, expected, rtol=0, atol=1e-5)
 
 
 def diffusers_ddim(beta_schedule, clip, steps):
@@ -234,94 +243,89 @@ def diffusers_ddpm(beta_schedule, clip, variance, steps):
 
 
 def _in_float64(scheduler, steps):
-    """diffusers' float32 loses 1 - alpha_bar - variance to cancellation where noise is fresh; its formulas do not."""
+    """In diffusers' float32, 1 - alpha_bar - variance loses digits to cancellation; its formulas do not."""
     scheduler.alphas_cumprod = (1 - scheduler.betas.double()).cumprod(0)
     scheduler.set_timesteps(steps)
     return scheduler
 
 
 def guidance_is_exact(guidance):
-    """In the world of two Gaussians, for one tick and for a tick each, at scales from against to insisting."""
-    made = schedule.cosine()
-    x_t, ticks = randn(5, 1, 3, 3), torch.tensor([0, 200, 500, 800, 990])
+    """With two Gaussians, for one timestep and for one each, at guidance scales from negative to strong."""
+    schedule = schedules.cosine()
+    x_t, timesteps = randn(5, 1, 3, 3), torch.tensor([0, 200, 500, 800, 990])
     for scale in (-1.0, 0.0, 0.5, 1.0, 2.0, 8.0):
-        for t in (300, ticks):
-            world = TwoGaussians(made)
-            got = guidance.classifier_free(world, scale)(x_t, t, torch.ones(5, 1))
-            assert_close(got, world.guided(x_t, t, scale), rtol=0, atol=1e-10)
-            assert world.batches == ([5] if scale == 1 else [10])
+        for t in (300, timesteps):
+            denoise = TwoGaussians(schedule)
+            x_0_hat = guidance.cfg(denoise, scale)(x_t, t, torch.ones(5, 1))
+            assert_close(x_0_hat, denoise.guided(x_t, t, scale), rtol=0, atol=1e-10)
+            assert denoise.batches == ([5] if scale == 1 else [10])
 
 
-def each_picture_has_its_own_condition(ideal):
-    """Two pictures, one with a hat and one without; asked in one batch, each request gets its own."""
+def each_image_has_its_own_condition(analytic):
+    """Two images, one with a hat and one without; in one batch, each condition gets its own."""
     x_0, conds = torch.stack([torch.ones(1, 2, 2), -torch.ones(1, 2, 2)]), torch.tensor([[1.0], [-1.0]])
-    denoise = ideal.IdealDenoiser(x_0, conds, schedule.cosine())
-    guess = denoise(torch.zeros(3, 1, 2, 2), 500, torch.tensor([[1.0], [-1.0], [0.0]]))
-    assert_close(guess.mean((1, 2, 3)), torch.tensor([1.0, -1.0, 0.0]))
+    denoise = analytic.IdealDenoiser(x_0, conds, schedules.cosine())
+    x_0_hat = denoise(torch.zeros(3, 1, 2, 2), 500, torch.tensor([[1.0], [-1.0], [0.0]]))
+    assert_close(x_0_hat.mean((1, 2, 3)), torch.tensor([1.0, -1.0, 0.0]))
 
 
-def guess_is_the_posterior_mean(ideal):
-    """Against Bayes' rule written out, picture by picture."""
-    for made, t in [(schedule.SCHEDULES[n](), t) for n in schedule.SCHEDULES for t in (0, 30, 500, 998, 999)]:
+def x_0_hat_is_the_posterior_mean(analytic):
+    """Against Bayes' rule, image by image."""
+    for schedule, t in [(make(), t) for make in schedules.SCHEDULES.values() for t in (0, 30, 500, 998, 999)]:
         x_0, conds = randn(6, 1, 2, 2).clamp(-1, 1), torch.ones(6, 1)
-        x_t = made.add_noise(x_0[:3], randn(3, 1, 2, 2, seed=2), t)
-        signal, sigma = made(t)
-        got = ideal.IdealDenoiser(x_0, conds, made)(x_t, t, torch.zeros(1))
-        for row, guess in zip(x_t, got, strict=True):
-            logs = [-float((row - signal * picture).square().sum()) / (2 * sigma**2) for picture in x_0]
-            likely = [math.exp(log - max(logs)) for log in logs]
-            mean = sum(weight * picture for weight, picture in zip(likely, x_0, strict=True)) / sum(likely)
-            assert_close(guess, mean, rtol=0, atol=1e-9)
+        x_t = schedule.add_noise(x_0[:3], randn(3, 1, 2, 2, seed=2), t)
+        signal, sigma = schedule(t)
+        found = analytic.IdealDenoiser(x_0, conds, schedule)(x_t, t, torch.zeros(1))
+        for row, x_0_hat in zip(x_t, found, strict=True):
+            logs = [-float((row - signal * image).square().sum()) / (2 * sigma**2) for image in x_0]
+            likelihoods = [math.exp(log - max(logs)) for log in logs]
+            mean = sum(weight * image for weight, image in zip(likelihoods, x_0, strict=True)) / sum(likelihoods)
+            assert_close(x_0_hat, mean, rtol=0, atol=1e-9)
 
 
-def some_answers_are_forgotten(train):
-    """None stays said for one in ten, all for three in ten, any number strictly between equally often otherwise."""
+def some_attributes_are_dropped(training):
+    """None stays with probability 0.1, all with 0.3, and otherwise every number between is as likely."""
     count = 40_000
     cond = torch.where(randn(count, 8) > 0, 1.0, -1.0)
     cond[:, 5:] = 0
-    left = (train.forget_some(cond, torch.Generator().manual_seed(0)) != 0).sum(1)
-    for kept, share in enumerate((0.1, 0.15, 0.15, 0.15, 0.15, 0.3)):
-        is_share((left == kept).double().mean(), share, count)
+    left = (training.drop_attributes(cond, torch.Generator().manual_seed(0)) != 0).sum(1)
+    for number, fraction in enumerate((0.1, 0.15, 0.15, 0.15, 0.15, 0.3)):
+        is_fraction((left == number).double().mean(), fraction, count)
     digits = torch.eye(10).repeat(count // 10, 1)
-    left = (train.forget_some(digits, torch.Generator().manual_seed(1)) != 0).sum(1)
-    is_share((left == 0).double().mean(), 0.1, count)
+    left = (training.drop_attributes(digits, torch.Generator().manual_seed(1)) != 0).sum(1)
+    is_fraction((left == 0).double().mean(), 0.1, count)
 
 
-def every_tick_is_trained(train):
-    """All ticks equally often, the last one included, where sampling starts."""
-    count, ticks = 20_000, 10
-    batch = train.Batch.draw(pictures(500, (1, 1, 1)), Recipe(count, count), 0, ticks)
-    for tick in range(ticks):
-        is_share((batch.t == tick).double().mean(), 1 / ticks, count)
+def every_timestep_is_trained(training):
+    """All timesteps equally often, the last one included, where sampling starts."""
+    count, num_timesteps = 20_000, 10
+    config = training.TrainConfig(count, count)
+    batch = training.Batch.sample(random_dataset(500, (1, 1, 1)), config, 0, num_timesteps)
+    for t in range(num_timesteps):
+        is_fraction((batch.t == t).double().mean(), 1 / num_timesteps, count)
 
 
-def is_share(got, share, count):
-    """Within four and a half standard errors: by chance once in 150,000."""
-    assert abs(float(got) - share) < 4.5 * math.sqrt(share * (1 - share) / count), f"{got} and not {share}"
-
-
-def average_follows_its_recursion(train):
-    """kept <- decay kept + (1 - decay) new, with the decay (1 + n) / (10 + n) of step n, at most the recipe's."""
-    net, recipe, expected = tiny(), Recipe(32, 8, lr=1e-2, ema=0.2), None
+def ema_follows_its_recursion(training):
+    """ema <- decay ema + (1 - decay) weights, with the decay (1 + n) / (10 + n) at update n, at most the configured one."""
+    net, expected = tiny(), None
+    config = training.TrainConfig(32, 8, lr=1e-2, ema_decays=(0.2,))
     with tempfile.TemporaryDirectory() as folder:
-        for n, progress in enumerate(train.training(net, pictures(), recipe, keep=folder)):
+        for n, progress in enumerate(training.train(net, random_dataset(), config, checkpoint_dir=folder)):
             now = {name: value.double() for name, value in net.state_dict().items()}
             decay = min(0.2, (1 + n) / (10 + n))
             expected = {k: v if n == 0 else decay * expected[k] + (1 - decay) * v for k, v in now.items()}
-            averaged = {name: value.double() for name, value in progress.net.state_dict().items()}
-            assert_close(averaged, expected, rtol=0, atol=1e-6)
+            average = {name: value.double() for name, value in progress.net.state_dict().items()}
+            assert_close(average, expected, rtol=0, atol=1e-6)
     assert any((now[name] - expected[name]).abs().max() > 1e-4 for name in now)
 
 
-def fitted_net_says_the_same_twice(train):
-    """Dropout belongs to training; whoever gets the result back calls it as it is."""
+def trained_net_is_in_eval_mode(training):
+    """Dropout belongs to training: the network that `fit` returns is deterministic."""
     with tempfile.TemporaryDirectory() as folder:
-        net, _ = train.fit(tiny(dropout=0.5).train(), pictures(), Recipe(8, 8), keep=folder, progress=False)
+        config = training.TrainConfig(8, 8)
+        net, _ = training.fit(
+            tiny(dropout=0.5).train(), random_dataset(), config, checkpoint_dir=folder, progress=False
+        )
     x_t, cond = randn(2, *SHAPE, dtype=torch.float32), torch.zeros(3)
     with torch.no_grad():
         assert_close(net(x_t, 500, cond), net(x_t, 500, cond), rtol=0, atol=0)
-
-
-def ideal_set(made, count=6, shape=(1, 2, 2)) -> IdealDenoiser:
-    """An ideal denoiser of a few random pictures of which nothing is known."""
-    return IdealDenoiser(randn(count, *shape).clamp(-1, 1), torch.ones(count, 1), made)

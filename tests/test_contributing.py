@@ -1,4 +1,4 @@
-"""The worked example of CONTRIBUTING.md is run as it stands there: the sampler, its test, and the same sampler by diffusers."""
+"""The four examples of CONTRIBUTING.md are run as they stand there; the sampler is also compared with diffusers' own."""
 
 import re
 from pathlib import Path
@@ -6,68 +6,81 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler
-from oracle import Fake, randn
 from torch.testing import assert_close
 
-from facelab.sample import DDIM, FromDiffusers, sample
-from facelab.schedule import cosine, linear, straight
+from facelab import DDIM, DiffusersSampler, GaussianDenoiser, cfg, cosine, linear, rectified_flow, sample
 
-PAGE = Path(__file__).resolve().parents[1] / ".github/CONTRIBUTING.md"
+PAGE = (Path(__file__).resolve().parents[1] / ".github/CONTRIBUTING.md").read_text("utf-8")
+SAMPLER, SAMPLER_TEST, GUIDANCE, ATTRIBUTES, RECIPE = re.findall(
+    r"^```python\n(.+?)^```$", PAGE, re.DOTALL | re.MULTILINE
+)
+X_T = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+COND = torch.zeros(2, 1)
 
 
-def example(change=lambda sampler: sampler) -> dict:
-    """What is defined by the two blocks of code on the page, the first one changed."""
-    sampler, test = re.findall(r"^```python\n(.+?)^```$", PAGE.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+def run(*blocks: str) -> dict:
     names = {}
-    exec(change(sampler), names)
-    exec(test, names)
+    for block in blocks:
+        exec(block, names)
     return names
 
 
-def held_by(names: dict) -> list:
-    return [value for name, value in names.items() if name.startswith("test_")]
+def denoise(x_t, t, cond):
+    """Any function of x_t, t and the condition, in [-1, 1]."""
+    return torch.tanh(x_t.roll(1, -1) + 0.001 * t + cond[:, :1, None, None])
 
 
-def test_the_pages_own_test_holds():
-    names = example()
-    assert [test() for test in held_by(names)] == [None]
+def test_the_samplers_own_test_passes():
+    run(SAMPLER, SAMPLER_TEST)["test_dpm_solver_is_far_more_accurate_than_ddim"]()
 
 
 @pytest.mark.parametrize(
     ("right", "wrong"),
-    [("(here - before) / 2", "(here - before)"), ("* (x_0_hat - x_0_before)", "* (x_0_before - x_0_hat)"),
-     ("* signal_t) * ahead", "* signal_t) * x_0_hat"), ("sigma_s / sigma_t * x_t", "signal_s / signal_t * x_t")],
-)  # fmt: skip
-def test_the_pages_own_test_notices_a_mistake(right, wrong):
-    def planted(sampler):
-        assert sampler.count(right) == 1
-        return sampler.replace(right, wrong)
-
+    [
+        ("(lam - lam_before) / 2", "(lam - lam_before)"),
+        ("* (x_0_hat - x_0_before)", "* (x_0_before - x_0_hat)"),
+        ("* signal_t) * extrapolated", "* signal_t) * x_0_hat"),
+        ("sigma_s / sigma_t * x_t", "signal_s / signal_t * x_t"),
+    ],
+)
+def test_the_samplers_own_test_finds_a_mistake(right, wrong):
+    assert SAMPLER.count(right) == 1
     with pytest.raises(AssertionError):
-        for test in held_by(example(planted)):
-            test()
+        run(SAMPLER.replace(right, wrong), SAMPLER_TEST)["test_dpm_solver_is_far_more_accurate_than_ddim"]()
 
 
-@pytest.mark.parametrize("made", [linear(), cosine()], ids=str)
+@pytest.mark.parametrize("schedule", [linear(), cosine()], ids=str)
 @pytest.mark.parametrize("clip", [True, False])
-def test_it_steps_as_diffusers_does(made, clip):
-    """diffusers keeps its rates in float32, so what is compared is a whole way, not its last digits."""
-    x_T, cond = randn(2, 1, 4, 4), torch.zeros(2, 1)
+def test_the_sampler_equals_that_of_diffusers(schedule, clip):
+    """diffusers keeps its rates in float32, so whole trajectories are compared, not their last digits."""
+    sampler = run(SAMPLER)["DPMSolver"](schedule, clip)
     for steps in (5, 20):
-        theirs = FromDiffusers(DPMSolverMultistepScheduler, made, clip=clip)
-        wanted = sample(Fake(), x_T, cond, theirs, steps)
-        got = sample(Fake(), x_T, cond, example()["DPMSolver"](made, clip), steps)
-        assert_close(got, wanted, rtol=0, atol=1e-3)
-        assert (got - sample(Fake(), x_T, cond, DDIM(made, clip=clip), steps)).abs().max() > 0.01, "this is DDIM"
+        reference = sample(denoise, X_T, COND, DiffusersSampler(DPMSolverMultistepScheduler, schedule, clip), steps)
+        result = sample(denoise, X_T, COND, sampler, steps)
+        assert_close(result, reference, rtol=0, atol=1e-3)
+        assert (result - sample(denoise, X_T, COND, DDIM(schedule, clip=clip), steps)).abs().max() > 0.01
 
 
-def test_it_starts_from_pure_noise_too_and_forgets_another_way():
-    x_T, cond, solver = randn(2, 1, 4, 4), torch.zeros(2, 1), example()["DPMSolver"](straight())
-    first = sample(Fake(), x_T, cond, solver, 7)
+def test_the_sampler_starts_at_pure_noise_and_can_be_used_again():
+    sampler = run(SAMPLER)["DPMSolver"](rectified_flow())
+    first = sample(denoise, X_T, COND, sampler, 7)
     assert first.isfinite().all() and first.abs().max() <= 1
-    assert_close(sample(Fake(), x_T, cond, solver, 7), first, rtol=0, atol=0)
+    assert_close(sample(denoise, X_T, COND, sampler, 7), first, rtol=0, atol=0)
 
 
-def test_the_sampler_is_short():
-    (sampler, _test) = re.findall(r"^```python\n(.+?)^```$", PAGE.read_text("utf-8"), re.DOTALL | re.MULTILINE)
-    assert len([line for line in sampler.splitlines() if line.strip()]) <= 22
+def test_the_guidance_variant_is_unguided_first_and_fully_guided_last():
+    guided = run(GUIDANCE)["linear_cfg"](denoise, 3.0)
+    for t, scale in ((999, 1.0), (0, 3.0)):
+        assert_close(guided(X_T, t, COND + 1), cfg(denoise, scale)(X_T, t, COND + 1))
+    gaussian = run(GUIDANCE)["linear_cfg"](GaussianDenoiser(torch.zeros(1, 4, 4), 0.5, cosine()), 3.0)
+    assert sample(gaussian, X_T, COND, DDIM(cosine()), 3).isfinite().all()
+
+
+def test_the_attribute_set_and_the_recipe_train_a_network():
+    names = run(ATTRIBUTES, RECIPE)
+    dataset, images = names["dataset"], names["images"]
+    assert len(dataset) == 64 and dataset.attributes.names == ("square", "bright") and len(names["losses"]) == 4
+    square, bright = dataset.conds[:, 0] > 0, dataset.conds[:, 1] > 0
+    assert (dataset.images.amax((1, 2, 3)) == torch.where(bright, 255, 100)).all()
+    assert ((dataset.images > 0).sum((1, 2, 3)) == torch.where(square, 64, 32)).all()
+    assert images.shape == (4, 1, 16, 16) and images.abs().max() <= 1

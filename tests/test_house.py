@@ -1,7 +1,8 @@
-"""The house keeps its order: who imports whom, what is generated, what is saved, what is installed."""
+"""The project around the package: metadata, weights and records, saved notebooks, generated parts, links, spelling."""
 
 import ast
 import hashlib
+import http.server
 import importlib.util
 import json
 import os
@@ -9,30 +10,38 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import tomllib
+from collections import Counter
 from pathlib import Path
 
+import external_links
 import nbformat
 import pytest
+from breame.data.spelling_constants import BRITISH_ENGLISH_SPELLINGS
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
+from spellchecker import SpellChecker
+from test_layout import PACKAGE, imports
 
 import facelab
-from facelab import pretrained
 from facelab.attributes import CELEBA
-from facelab.explorer import SIX_IN_WORDS
-from facelab.model import Denoiser
-from facelab.plan import PLANS
+from facelab.denoiser import Denoiser
+from facelab.pretrained import Pretrained
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+PAGES = [ROOT / name for name in ("README.md", "CHANGELOG.md", ".github/CONTRIBUTING.md", "data/README.md")]
+PAGES += [ROOT / "tests/benchmarks/README.md", *sorted((ROOT / "notebooks").glob("*.md"))]
 
 _spec = importlib.util.spec_from_file_location("make", ROOT / "notebooks/make.py")
 make = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(make)
+NOTEBOOKS = make.notebooks(ROOT)
 
 
 def in_git() -> list[Path]:
-    """The files that git keeps, or would keep once they are added."""
+    """The files that are in git, or would be if they were added."""
     if not (ROOT / ".git").exists():
         pytest.skip("this is no git checkout")
     # A checkout may belong to another user, as in a container.
@@ -41,268 +50,242 @@ def in_git() -> list[Path]:
     return [ROOT / name for name in sorted(set(listed.split("\0"))) if name and (ROOT / name).is_file()]
 
 
-# imports
-
-# From the ground up: a file imports only what stands before it.
-STOREYS = """
-    schedule attributes plan written plots download photo
-    prepared kept portrait drawn celeba data own hand model ideal likelihood guidance
-    sample edit checkpoints pretrained features recording metrics scores control leakage likeness survey obeying nearness costs
-    editing evaluate subjects train bugs request widgets explorer exercises lessons
-    __main__
-""".split()
-ALONE = {"matplotlib": {"plots"}, "ipywidgets": {"explorer", "widgets"}}  # who alone may import it
-
-
-def imported(source: str) -> tuple[set[str], set[str]]:
-    """The files of facelab that a source imports, in functions too, and the top-level names of other packages."""
-    ours, others = set(), set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = "facelab" * bool(node.level) + "." * bool(node.level and node.module) + (node.module or "")
-            # `from facelab import plots` imports a file, `from facelab.plots import show` what is in it.
-            names = [f"facelab.{alias.name}" for alias in node.names] if base == "facelab" else [base]
-        else:
-            continue
-        for top, _, rest in (name.partition(".") for name in names):
-            if top != "facelab":
-                others.add(top)
-            elif rest and not rest.startswith("__version__"):
-                ours.add(rest.partition(".")[0])
-    return ours, others - set(sys.stdlib_module_names)
-
-
-def disorder(name: str, source: str) -> list[str]:
-    """Why the file `name` stands in the wrong place."""
-    ours, others = imported(source)
-    if name == "__init__":
-        return [f"__init__ imports {other}: everybody imports it, so it imports nothing" for other in ours | others]
-    if name not in STOREYS:
-        return [f"facelab/{name}.py has no place yet: give it one in STOREYS, and in the design"]
-    below = STOREYS[: STOREYS.index(name)]
-    wrong = [f"{name} imports {other}, which does not stand below it" for other in sorted(ours - set(below))]
-    return wrong + [
-        f"{name} imports {p}, only {ALONE[p]} may" for p in sorted(others & ALONE.keys()) if name not in ALONE[p]
-    ]
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "facelab").rglob("*.py")), ids=lambda path: path.stem)
-def test_imports_go_downstairs_only(path):
-    assert path.parent.name == "facelab", "facelab/ is flat"
-    assert disorder(path.stem, path.read_text("utf-8")) == []
-
-
-@pytest.mark.parametrize(
-    ("name", "source", "says"),
-    [
-        ("model", "from facelab.schedule import cosine\nimport facelab\nfrom facelab import plots, __version__", None),
-        ("model", "def late():\n    from facelab import sample", "sample, which does not"),
-        ("model", "import facelab.train as t", "train, which does not"),
-        ("model", "from . import train", "train, which does not"),
-        ("model", "from .train import fit", "train, which does not"),
-        ("model", "from facelab.model import Denoiser", "model, which does not"),
-        ("model", "from facelab.nowhere import thing", "nowhere, which does not"),
-        ("model", "import matplotlib.pyplot", "only {'plots'} may"),
-        ("lessons", "def late():\n    from ipywidgets import HTML", "imports ipywidgets"),
-        ("plots", "from matplotlib.figure import Figure", None),
-        ("utils", "", "no place yet"),
-        ("__init__", "import torch", "imports nothing"),
-    ],
-)
-def test_disorder_is_noticed(name, source, says):
-    found = disorder(name, source)
-    assert found == [] if says is None else says in found[0]
-
-
-# pyproject.toml, environment.yml, README, .ci/run
+# Metadata and settings
 
 
 def package(requirement: str) -> str:
     return re.match(r"[\w.-]+", requirement)[0].lower()
 
 
-def test_core_dependencies_are_what_facelab_imports():
-    used = set().union(*(imported(path.read_text("utf-8"))[1] for path in (ROOT / "facelab").glob("*.py")))
-    core = {make.module(name) for name in map(package, PROJECT["dependencies"])}
-    mirror = set(map(package, PROJECT["optional-dependencies"]["mirror"]))
-    assert used - core == mirror, "imported, but no dependency in pyproject.toml"
-    assert core - used == set(), "a core dependency, but nothing imports it"
+def test_dependencies_are_what_the_package_imports():
+    names = {"pillow": "PIL", "ipython": "IPython"}  # where a package is not imported under its own name
+    used = set().union(*(imports(path.read_text("utf-8"))[1] for path in PACKAGE.rglob("*.py")))
+    used -= set(sys.stdlib_module_names)
+    core = {names.get(name, name.replace("-", "_")) for name in map(package, PROJECT["dependencies"])}
+    assert used - core <= set(map(package, PROJECT["optional-dependencies"]["mirror"])), "imported, but no dependency"
+    assert core <= used, "a dependency, but nothing imports it"
 
 
-def test_no_upper_bound_but_ipywidgets():
+def test_only_ipywidgets_has_an_upper_bound():
     every = sum(PROJECT["optional-dependencies"].values(), PROJECT["dependencies"])
     assert {package(one) for one in every if re.search(r"<|~=|(?<!!)==|@", one)} == {"ipywidgets"}
 
 
-def test_conda_takes_its_packages_from_pyproject():
+def test_conda_installs_what_pyproject_names():
     lines = re.findall(r"^ *- (.+)$", (ROOT / "environment.yml").read_text("utf-8"), re.MULTILINE)
     assert lines == ["conda-forge", f"python{PROJECT['requires-python']}", "pip", "pip:", "-e .[lab,dev]"]
 
 
-def test_ci_runs_what_the_readme_tells():
+def test_ci_runs_the_commands_of_the_readme():
     script, readme = ((ROOT / name).read_text("utf-8") for name in (".ci/run", "README.md"))
     assert os.access(ROOT / ".ci/run", os.X_OK)
     commands = re.findall(r"^python -m .+$", script, re.MULTILINE)
     assert commands == ['python -m pip install -e ".[lab,dev]"', "python -m pytest --nbval-lax"]
-    if "pytest" in readme:
-        assert [command for command in commands if command not in readme] == []
+    assert [command for command in commands if command not in readme] == []
+    workflow = (ROOT / ".github/workflows/ci.yml").read_text("utf-8")
+    assert "run: .ci/run" in workflow and "pull_request:" in workflow and "push:" in workflow
 
 
-def test_the_version_is_told_once_and_truly():
+def test_the_version_is_the_same_everywhere():
     assert facelab.__version__ == PROJECT["version"]
+    assert f"## {PROJECT['version']}\n" in (ROOT / "CHANGELOG.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize("command", [["check"], ["format", "--check"]], ids=" ".join)
-def test_ruff_finds_nothing(command):
+def test_ruff(command):
     ruff = [sys.executable, "-m", "ruff", *command, "--output-format=concise"]
     done = subprocess.run([*ruff, "."], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_tree_is_small_and_knows_no_neighbour():
+def test_the_repository_is_small_and_self_contained():
     files, neighbour = in_git(), b"../" + b"shared"
     assert sum(path.stat().st_size for path in files) < 50_000_000
-    naming = {str(path.relative_to(ROOT)) for path in files if neighbour in path.read_bytes()}
-    assert naming == {".ci/run"}
+    assert {str(path.relative_to(ROOT)) for path in files if neighbour in path.read_bytes()} == {".ci/run"}
 
 
-def test_the_address_is_written_by_hand_only_in_pyproject():
+def test_the_address_is_edited_by_hand_only_in_pyproject():
     address = PROJECT["urls"]["Repository"].encode()
-    assert (ROOT / "pyproject.toml").read_bytes().count(address) == 1
-    by_hand = {path.relative_to(ROOT) for path in in_git() if address in path.read_bytes() and path.suffix != ".ipynb"}
-    assert by_hand <= {Path("pyproject.toml"), Path("README.md"), Path("CITATION.cff")}
+    files = [path for path in in_git() if ROOT / "tests" not in path.parents]
+    files = {path.relative_to(ROOT).as_posix() for path in files if address in path.read_bytes()}
+    files -= {f"notebooks/{path.name}" for path in NOTEBOOKS}
+    assert files == {"pyproject.toml", "README.md", "CITATION.cff", "notebooks/README.md"}
 
 
-# weights
+def test_the_readme_is_short_and_complete():
+    text = (ROOT / "README.md").read_text("utf-8")
+    prose = text.partition(make.MARKERS[0])[0] + text.partition(make.MARKERS[1])[2]
+    assert len(re.sub(r"\]\([^)]*\)", "]", prose).split()) <= 700
+    for words in ("--torch-backend=auto", 'class_embed_type="identity"', "colab-badge", "open-in-kaggle", "nbviewer"):
+        assert words in text
 
-TOLD = {"what", "data", "licence", "command", "steps", "machine", "minutes", "scores", "sha256", "bytes", "parameters"}
 
+# Weights and records
 
-def card_complaints(folder: Path) -> list[str]:
-    if missing := {"config.json", "card.json"} - {path.name for path in folder.iterdir()}:
-        return [f"{name} is missing" for name in sorted(missing)]
-    card = json.loads((folder / "card.json").read_text("utf-8"))
-    weights = list(folder.glob("*.safetensors"))
-    wrong = [f"the card does not tell {key}" for key in sorted(TOLD) if card.get(key) in (None, "", {})]
-    if len(weights) != 1:
-        return [*wrong, f"there are {len(weights)} files of weights"]
-    content = weights[0].read_bytes()
-    wrong += [] if hashlib.sha256(content).hexdigest() == card.get("sha256") else ["the sha256 is another file's"]
-    return wrong + ([] if len(content) == card.get("bytes") else ["the size is another file's"])
+CARD = {"what", "data", "license", "command", "steps", "machine", "minutes", "scores", "sha256", "bytes", "parameters"}
 
 
 @pytest.mark.parametrize("folder", sorted((ROOT / "data/pretrained").glob("*/")), ids=lambda folder: folder.name)
-def test_shipped_weights_have_whole_cards(folder):
-    assert card_complaints(folder) == []
+def test_weights_match_their_card(folder):
+    assert (folder / "config.json").is_file()
+    card, (weights,) = json.loads((folder / "card.json").read_text("utf-8")), folder.glob("*.safetensors")
+    assert [key for key in CARD if card.get(key) in (None, "", {})] == []
+    content = weights.read_bytes()
+    assert card["sha256"] == hashlib.sha256(content).hexdigest() and card["bytes"] == len(content)
 
 
-def test_a_poor_card_is_noticed(tmp_path):
-    assert card_complaints(tmp_path) == ["card.json is missing", "config.json is missing"]
-    (tmp_path / "config.json").write_text("{}")
-    (tmp_path / "weights.safetensors").write_bytes(b"weights")
-    good = dict.fromkeys(TOLD, "told") | {"sha256": hashlib.sha256(b"weights").hexdigest(), "bytes": 7}
-    for card, says in [
-        (good, []),
-        (good | {"scores": {}}, ["the card does not tell scores"]),
-        (good | {"sha256": "0" * 64}, ["the sha256 is another file's"]),
-        (good | {"bytes": 8}, ["the size is another file's"]),
-    ]:
-        (tmp_path / "card.json").write_text(json.dumps(card))
-        assert card_complaints(tmp_path) == says
+def test_every_record_is_of_weights_that_are_shipped():
+    for file in (ROOT / "data/results").glob("*.json"):
+        for name, digest in re.findall(r'"([\w-]+), sha256 ([0-9a-f]+)"', file.read_text("utf-8")):
+            card = ROOT / "data/pretrained" / name / "card.json"
+            same = card.is_file() and json.loads(card.read_text("utf-8"))["sha256"].startswith(digest)
+            assert same, f"{file.name} was recorded with other weights: record it again"
+        for digest in re.findall(r'"classifier": "([0-9a-f]{16})"', file.read_text("utf-8")):
+            cards = [json.loads(card.read_text("utf-8")) for card in ROOT.glob("data/pretrained/*-classifier/card.json")]
+            assert any(card["sha256"].startswith(digest) for card in cards), f"{file.name}: of another classifier"
 
 
-# saved notebooks
+# Saved notebooks
 
-ENDS = {"attribute_explorer"}  # notebooks that lead nowhere, beside the last of the series
+NO_LINK_ONWARD = {"attribute_explorer"}
+MAIN_PATH = {f"0{i}": (2000, 45) for i in range(6)} | {"02": (2400, 52)}  # most words, most cells
+IMAGE = {"text/html": '<img src="data:image/png;base64,/tmp/AAAA" alt="A seven.">', "image/png": "/tmp/AAAA"}
 
-PICTURE = {"text/html": '<img src="data:image/png;base64,/tmp/AAAA" alt="A seven.">', "image/png": "/tmp/AAAA"}
+
+def saved(*outputs, source="show(seven)", count=2):
+    """A good notebook with one more cell, which has these outputs."""
+    cells = [
+        new_markdown_cell("# A title\n\nWhat it is about."),
+        new_code_cell("1 + 1", execution_count=1, outputs=[displayed({"text/plain": "2"})]),
+        new_code_cell(source, execution_count=count, outputs=list(outputs)),
+        new_markdown_cell("**You now can** show it. Go on with [the next](02_b.ipynb)."),
+    ]
+    return new_notebook(cells=cells)
 
 
-def link_complaints(path: Path, all_: list[Path]) -> list[str]:
-    """Whether a reader is led on to another notebook, one that is there."""
-    last = nbformat.read(path, 4).cells[-1]
+def displayed(data):
+    return new_output("display_data", data=data)
+
+
+def printed(text, name="stdout"):
+    return new_output("stream", name=name, text=text)
+
+
+def code_of(cell) -> ast.Module:
+    return ast.parse(re.sub(r"^(\s*)[%!].*", r"\1pass", cell.source, flags=re.MULTILINE))
+
+
+def lesson_complaints(path: Path, book, every: list[Path]) -> list[str]:
+    """What in a lesson is too long, leads nowhere, or has no answer; the first code cell is generated and does not count."""
+    code = [cell for cell in book.cells if cell.cell_type == "code"][1:]
+    wrong = [f"a cell has {len(cell.source.splitlines())} lines" for cell in code if cell.source.count("\n") > 24]
+    names = [target.id for cell in code for node in ast.walk(code_of(cell)) if isinstance(node, ast.Assign)
+             and re.match(r"(predict|choose)\(", ast.unparse(node.value)) for target in node.targets]  # fmt: skip
+    answers = Counter(re.findall(r"\b(\w+)\.truth\(", "\n".join(cell.source for cell in code)))
+    wrong += [f"the prediction {name!r} has no answer" for name in (Counter(names) - answers)]
+    lines = [line for cell in code for line in cell.source.splitlines() if re.match(r"(import|from) ", line)]
+    wrong += [f"{len(lines)} lines of imports"] if len(lines) > 13 else []
+    wrong += (
+        ["the first cell is not folded"]
+        if make.FOLDED != {key: _first(book).metadata.get(key) for key in make.FOLDED}
+        else []
+    )
+    text, cells = counted(book)
+    words, most = MAIN_PATH.get(path.stem[:2], (10**6, 10**6))
+    wrong += [f"{len(text.split())} words"] if len(text.split()) > words else []
+    wrong += [f"{cells} cells"] if cells > most else []
+    last = book.cells[-1]
+    wrong += (
+        ["it does not say what **You now can** do"]
+        if path.stem[0] == "0" and "**You now can**" not in last.source
+        else []
+    )
     onward = re.findall(r"\]\([^)]*?([\w-]+)\.ipynb\)", last.source) if last.cell_type == "markdown" else []
-    series = sorted(other.stem for other in all_ if other.stem[:1].isdigit())
-    wrong = [f"it leads to {name}, which is not there" for name in onward if name not in {p.stem for p in all_}]
-    if not set(onward) - {path.stem} and path.stem not in {*series[-1:], *ENDS}:
+    series = sorted(other.stem for other in every if other.stem[:1].isdigit())
+    if not set(onward) - {path.stem} and path.stem not in {*series[-1:], *NO_LINK_ONWARD}:
         wrong.append("it does not end with a link to another notebook")
     return wrong
 
 
-@pytest.mark.parametrize("path", make.notebooks(ROOT), ids=lambda path: path.stem)
-def test_saved_notebooks_are_whole_small_and_clean(path):
+def _first(book):
+    return next(cell for cell in book.cells if cell.cell_type == "code")
+
+
+def counted(book) -> tuple[str, int]:
+    """(prose, number of cells) without solutions and answers to warm-up questions, which are folded."""
+    cells = [cell for cell in book.cells if not cell.get("id", "").startswith("solution-")]
+    prose = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    return re.sub(r"<details><summary>(Solution|Answer)s?</summary>.*?</details>", "", prose, flags=re.DOTALL), len(
+        cells
+    )
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_saved_notebooks_are_complete_and_clean(path):
     book = nbformat.read(path, 4)
     nbformat.validate(book)
-    assert make.complaints(book) + link_complaints(path, make.notebooks(ROOT)) == []
+    assert make.complaints(book) == []
 
 
-def test_saved_notebooks_are_small_together():
-    assert sum(path.stat().st_size for path in make.notebooks(ROOT)) <= make.ALL_TOGETHER
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_lessons_are_short_and_lead_on(path):
+    assert lesson_complaints(path, nbformat.read(path, 4), NOTEBOOKS) == []
 
 
-def saved(*outputs, source="show(seven)", count=2):
-    """A good notebook with one more cell, which gave these outputs."""
-    new = nbformat.v4
-    book = new.new_notebook()
-    book.cells = [
-        new.new_markdown_cell("# A title\n\nWhat it is about."),
-        new.new_code_cell("1 + 1", execution_count=1, outputs=[said({"text/plain": "2"})]),
-        new.new_code_cell(source, execution_count=count, outputs=list(outputs)),
-        new.new_markdown_cell("Go on with [the next](02_b.ipynb)."),
-    ]
-    return book
-
-
-def said(data, **metadata):
-    return nbformat.v4.new_output("display_data", data=data, metadata=metadata)
-
-
-def printed(text, name="stdout"):
-    return nbformat.v4.new_output("stream", name=name, text=text)
+def test_saved_notebooks_are_small_together_and_store_no_image_twice():
+    assert sum(path.stat().st_size for path in NOTEBOOKS) <= make.MAX_BYTES_TOGETHER
+    images = [image for path in NOTEBOOKS for image in re.findall(r"base64,([\w+/=]{54000,})", path.read_text("utf-8"))]
+    assert len(images) == len(set(images)), "an image of more than 40 kB is stored twice"
 
 
 @pytest.mark.parametrize(
-    ("book", "says"),
+    ("book", "wrong"),
     [
-        (saved(said(PICTURE), printed("https://host/home/page and/or/tmp are no folders of anybody")), None),
+        (saved(displayed(IMAGE), printed("https://host/home/page and/or/tmp are no folders of anybody")), None),
         (saved(count=None), "execution count None, not 2"),
         (saved(count=3), "execution count 3, not 2"),
-        (
-            saved(nbformat.v4.new_output("error", ename="ValueError", evalue="no", traceback=[])),
-            "failed: ValueError: no",
-        ),
-        (saved(said({make.WIDGET: {"model_id": "a"}, "text/plain": "IntSlider()"})), "view of a widget"),
-        (saved(said({"image/png": "AAAA"})), "without alt text"),
-        (saved(said({"text/html": '<img src="a.png">'})), "without alt text"),
-        (saved(said({"text/html": '<img src="a.png" alt="">'})), "without alt text"),
-        (saved(printed("x" * 1_000_001)), "over 1,000,000"),
+        (saved(new_output("error", ename="ValueError", evalue="no", traceback=[])), "failed: ValueError: no"),
+        (saved(displayed({make.WIDGET: {"model_id": "a"}, "text/plain": "IntSlider()"})), "view of a widget"),
+        (saved(displayed({"image/png": "AAAA"})), "without alt text"),
+        (saved(displayed({"text/html": '<img src="a.png">'})), "without alt text"),
+        (saved(displayed({"text/html": '<img src="a.png" alt="">'})), "without alt text"),
+        (saved(printed("x" * make.MAX_BYTES)), "over 2,000,000"),
         *((saved(printed(f"in {path}")), "shows a path") for path in ("/home/ann/a.py:3", "'/tmp/ipykernel_7/a.py'")),
         *((saved(printed(f"in {path}")), "shows a path") for path in (r"C:\Users\ann", "file:///Users/ann/a", ROOT)),
-        (saved(said({"text/plain": f"PosixPath('{Path.home()}')"})), "shows a path"),
-        (saved(said({"application/json": {"file": "/root/a"}})), "shows a path"),
+        (saved(displayed({"text/plain": f"PosixPath('{Path.home()}')"})), "shows a path"),
+        (saved(displayed({"application/json": {"file": "/root/a"}})), "shows a path"),
+        (saved(printed("hf_" + "a1B2" * 9)), "looks like a secret"),
+        (saved(source="token = 'abcdef0123456789'"), "looks like a secret"),
     ],
 )
-def test_a_poor_notebook_is_noticed(book, says):
+def test_a_faulty_notebook_is_found(book, wrong):
     found = make.complaints(book)
-    assert found == [] if says is None else len(found) == 1 and says in found[0]
-
-
-def test_widget_state_is_noticed():
-    book = saved()
+    assert found == [] if wrong is None else len(found) == 1 and wrong in found[0]
     book.metadata.widgets = {}
-    assert "widget state" in make.complaints(book)[0]
+    assert "widget state" in " ".join(make.complaints(book))
 
 
-def test_a_dead_end_is_noticed(tmp_path):
-    names = ["01_a", "02_b", "03_c", "attribute_explorer"]
-    every = [tmp_path / f"{name}.ipynb" for name in names]
-    for path in every:
-        nbformat.write(saved(), path)
-    assert [link_complaints(path, every) for path in (every[0], every[3])] == [[], []]
-    assert "does not end with a link" in link_complaints(every[1], every)[0]  # it leads to itself
-    assert "not there" in link_complaints(every[0], every[:1])[0]
+def test_a_long_lesson_a_dead_end_and_an_unanswered_prediction_are_found(tmp_path):
+    every = [tmp_path / f"{name}.ipynb" for name in ("01_a", "02_b", "03_c", "attribute_explorer")]
+    book = saved(source="%time\nguess = predict('?', 1)\nguess.truth(2)")
+    _first(book).metadata.update(make.FOLDED)
+    assert [lesson_complaints(path, book, every) for path in (every[0], every[3])] == [[], []]
+    assert lesson_complaints(every[1], book, every) == ["it does not end with a link to another notebook"]
+    book.cells[2].source = "\n".join(["a = choose('?', [], 1)", *["from a import b"] * 14, *["1"] * 11])
+    book.cells[0].source += " word" * 2000 + "<details><summary>Answers</summary>" + " word" * 2000 + "</details>"
+    book.cells[1:1] = [new_markdown_cell()] * 42
+    _first(book).metadata.clear()
+    assert lesson_complaints(every[0], book, every) == [
+        "a cell has 26 lines", "the prediction 'a' has no answer", "14 lines of imports", "the first cell is not folded",
+        "2017 words", "46 cells",
+    ]  # fmt: skip
+
+
+def test_the_explorers_page_is_one_folded_cell_with_an_image():
+    book = nbformat.read(ROOT / "notebooks/attribute_explorer.ipynb", 4)
+    (cell,) = (cell for cell in book.cells if cell.cell_type == "code")
+    assert cell.source.startswith("# @title ") and make.setup_cell(make.project(ROOT)) in cell.source
+    assert cell.outputs[-1].data["text/html"].count("<img ") == 1
 
 
 # notebooks/make.py
@@ -310,335 +293,275 @@ def test_a_dead_end_is_noticed(tmp_path):
 
 @pytest.fixture
 def tree(tmp_path):
-    """A small project: pyproject.toml, a README, one notebook as its author left it."""
+    """A small project: pyproject.toml, README, CITATION.cff, one notebook as its author left it."""
     (tmp_path / "notebooks").mkdir()
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    for name in ("pyproject.toml", "CITATION.cff"):
+        shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "README.md").write_text("# facelab\n", "utf-8")
-    shutil.copy(ROOT / "CITATION.cff", tmp_path)
     nbformat.write(saved(), tmp_path / "notebooks/01_a.ipynb")
     return tmp_path
 
 
 def test_generated_parts_are_up_to_date(capsys):
-    assert make.address(check=True) == 0, capsys.readouterr().out + "\nrun `python notebooks/make.py address`"
+    assert make.address(check=True) == 0, f"run `python notebooks/make.py address`: {capsys.readouterr().out[:2000]}"
 
 
 def test_address_rewrites_everything_once(tree, capsys):
     path, readme = tree / "notebooks/01_a.ipynb", tree / "README.md"
     assert make.address(tree, check=True) == 1 and "01_a.ipynb differs" in capsys.readouterr().out
     make.address(tree)
+    assert "holds the placeholder YOUR_ACCOUNT" in capsys.readouterr().out
     book, text = nbformat.read(path, 4), path.read_text("utf-8")
     assert [cell.source for cell in book.cells if cell.cell_type == "code"][1:] == ["1 + 1", "show(seven)"]
     assert book.cells[0].source.split("\n\n")[::2] == ["# A title", "What it is about."]
     make.address(tree)
     assert path.read_text("utf-8") == text and make.address(tree, check=True) == 0
 
-    # The publisher puts in their own name, and a version.
+    # The publisher enters an account and a version.
     links = (
         "https://github.com/{0}, [a](https://github.com/{0}/blob/{1}/LICENSE), `git clone https://github.com/{0}.git`, "
-        "[b](https://colab.research.google.com/github/{0}/blob/{1}/x), git+https://github.com/{0}@{1}. "
-        "Not ours: https://github.com/ann/facelab-data/blob/v0.1.0/a\n"
+        "[b](https://colab.research.google.com/github/{0}/blob/{1}/x), git+https://github.com/{0}@{1}, "
+        "https://nbviewer.org/github/{0}/blob/{1}/x. Not ours: https://github.com/ann/facelab-data/blob/v0.1.0/a\n"
     )
     readme.write_text(links.format("ann/facelab", "v0.0.9"))
     old = make.project(tree)
-    told = (tree / "pyproject.toml").read_text("utf-8").replace(old.place, "ann-b/faces")
-    (tree / "pyproject.toml").write_text(told.replace(f'"{old.version}"', '"0.2.0rc1"'), "utf-8")
+    text = (tree / "pyproject.toml").read_text("utf-8").replace(old.place, "ann-b/faces")
+    (tree / "pyproject.toml").write_text(text.replace(f'"{old.version}"', '"0.3.0rc1"'), "utf-8")
     make.address(tree)
-    assert readme.read_text("utf-8") == links.format("ann-b/faces", "v0.2.0rc1")
+    assert readme.read_text("utf-8") == links.format("ann-b/faces", "v0.3.0rc1")
     head, setup = nbformat.read(path, 4).cells[:2]
     assert head.source.count("Open in Colab") == 1
-    assert "/github/ann-b/faces/blob/v0.2.0rc1/notebooks/01_a.ipynb)" in head.source
-    assert '"https://github.com/ann-b/faces"' in setup.source and '"v0.2.0rc1"' in setup.source
+    assert "/github/ann-b/faces/blob/v0.3.0rc1/notebooks/01_a.ipynb)" in head.source
+    assert '"git+https://github.com/ann-b/faces@v0.3.0rc1"' in setup.source
     assert old.place not in path.read_text("utf-8") and make.address(tree, check=True) == 0
-    cite = (tree / "CITATION.cff").read_text("utf-8")
-    assert "\nversion: 0.2.0rc1\nrepository-code: https://github.com/ann-b/faces\n" in cite
-
-
-def test_address_keeps_what_stands_around_the_setup(tree):
-    path, about = tree / "notebooks/01_a.ipynb", make.project(tree)
-    book = saved()
-    book.cells[1].source = "# @title A tool\n# Setup, of old\n1 / 0\nplan = setup()\n\nshow(seven)"
-    nbformat.write(book, path)
-    make.address(tree)
-    told = [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
-    assert told == [f"# @title A tool\n{make.setup_cell(about)}\n\nshow(seven)", "show(seven)"]
-    assert make.address(tree, check=True) == 0
-
-
-def test_the_explorers_page_is_one_folded_cell_with_a_still():
-    book = nbformat.read(ROOT / "notebooks/attribute_explorer.ipynb", 4)
-    (cell,) = (cell for cell in book.cells if cell.cell_type == "code")
-    assert cell.source.startswith("# @title ") and make.setup_cell(make.project(ROOT)) in cell.source
-    assert cell.metadata == {"cellView": "form", "jupyter": {"source_hidden": True}}
-    still = cell.outputs[-1].data["text/html"]
-    assert still.count("<img ") == 1 and f'alt="{SIX_IN_WORDS}"' in still
-
-
-def test_every_record_is_of_weights_that_are_shipped():
-    named = []
-    for file in (ROOT / "data/results").glob("*.json"):
-        for part in json.loads(file.read_text("utf-8")).values():
-            told = part.get("model", "") if isinstance(part, dict) else ""
-            if found := re.match(r"(\S+), sha256 ([0-9a-f]+)$", told):
-                card = json.loads((ROOT / "data/pretrained" / found[1] / "card.json").read_text("utf-8"))
-                assert card["sha256"].startswith(found[2]), f"{file.name} is of other weights: measure it again"
-                named.append(file.name)
-    assert len(named) >= 12
-
-
-def test_the_table_of_results_says_what_was_recorded(capsys):
-    assert make.results(check=True) == 0, capsys.readouterr().out + "run `python notebooks/make.py results`"
-    page = (ROOT / "README.md").read_text("utf-8")
-    rows = page.partition(make.TABLE[0])[2].partition(make.TABLE[1])[0].splitlines()
-    assert len(rows) > 8 and all(row.count(" | ") == 3 for row in rows if "---" not in row)
-    assert sum(bool(re.search(r"\[[-\d.]+, [\d.]+\]", row)) for row in rows) >= len(rows) - 3
-    for link in re.findall(r"\]\(([^)]+)\)", "\n".join(rows)):
-        assert (ROOT / link).is_file()
-
-
-def test_a_table_that_parts_from_the_records_is_noticed(tmp_path, capsys):
-    shutil.copytree(
-        ROOT / "data/results", tmp_path / "data/results", ignore=shutil.ignore_patterns("*.png", "*.safetensors")
+    assert (
+        "\nversion: 0.3.0rc1\nrepository-code: https://github.com/ann-b/faces\n" in (tree / "CITATION.cff").read_text()
     )
-    for path in (ROOT / "data/pretrained").glob("*/card.json"):
-        (tmp_path / path.relative_to(ROOT)).parent.mkdir(parents=True)
-        shutil.copy(path, tmp_path / path.relative_to(ROOT))
-    shutil.copy(ROOT / "README.md", tmp_path)
-    assert make.results(tmp_path, check=True) == 0
-    path = tmp_path / "data/results/celeba_scales.json"
-    record = json.loads(path.read_text("utf-8"))
-    record["rows"][1]["distance"]["value"] = 99.94
-    path.write_text(json.dumps(record), "utf-8")
-    assert make.results(tmp_path, check=True) == 1 and "differs from what was measured" in capsys.readouterr().out
-    assert make.results(tmp_path) == 0 and "| 99.9 [" in (tmp_path / "README.md").read_text("utf-8")
-    assert make.results(tmp_path, check=True) == 0
-    (tmp_path / "README.md").write_text("# facelab\n", "utf-8")
-    with pytest.raises(SystemExit, match="needs the lines <!-- results --> and <!-- end of results -->"):
-        make.results(tmp_path)
 
 
-def test_the_setup_cell_is_in_shape(tmp_path):
-    about = make.project(ROOT)._replace(place="a-name-of-thirty-nine-letters-and-digits-39/facelab")
-    (tmp_path / "cell.ipynb").write_text(nbformat.writes(saved(source=make.setup_cell(about))), "utf-8")
-    for command in (["check", "--ignore=E402"], ["format", "--check"]):
-        ruff = [sys.executable, "-m", "ruff", *command, "--no-cache", "--config", ROOT / "pyproject.toml", tmp_path]
-        done = subprocess.run(ruff, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout
-    never = {make.module(name) for name in make.NEVER_INSTALLED} - {"torch"}
-    names = "".join(re.findall(r'^    "(.+)"$', make.setup_cell(about).partition(").split()")[0], re.M)).split()
-    assert names[0] == "torch" and not never & set(names)
-    assert {*names[2:], "torch"} | never == {make.module(name) for name in about.core}
+def test_the_first_cell_replaces_an_old_one_and_leaves_the_code_around_it(tree):
+    path, cell = tree / "notebooks/01_a.ipynb", make.setup_cell(make.project(tree))
+    for old in ("# Setup, of old\n1 / 0\nplan = setup()", cell.replace("v0", "v1")):
+        book = saved()
+        book.cells[1].source = f"# @title A tool\n{old}\n\nshow(seven)"
+        nbformat.write(book, path)
+        make.address(tree)
+        code = [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+        assert code == [f"# @title A tool\n{cell}\n\nshow(seven)", "show(seven)"]
+    assert len(cell.splitlines()) <= 8
 
 
-def test_tidy_leaves_the_last_line_of_a_bar():
-    def widget(value="", children=(), visibility=None):
-        return {"state": {"value": value, "children": children, "layout": "IPY_MODEL_lay", "visibility": visibility}}
+def test_a_folded_solution_stands_under_each_exercise(tree):
+    from facelab.course.lesson import solution
 
-    first = "  0%|          | 0/3 [00:00<?, ?step/s]"
-    bar = said({make.WIDGET: {"model_id": "bar"}, "text/plain": first})
-    stills = said({make.WIDGET: {"model_id": "none"}, "text/html": "<p>still</p>", "text/plain": "VBox()"})
-    book = saved(
-        printed("\r 0%|  | 0/3", "stderr"), printed("\r99%|##| 3/3\r100%|##| 3/3\nnext\n", "stderr"),
-        printed("\rgone\r     \r"), bar, stills, said({make.WIDGET: {"model_id": "x"}}),
-    )  # fmt: skip
+    book = saved(source="def add_noise(): ...\n\n\nadd_noise = check(add_noise)")
+    for _ in range(2):  # the second time it replaces the first
+        book = make.with_generated_parts(book, "01_a.ipynb", make.project(tree))
+    (cell,) = (cell for cell in book.cells if cell.id.startswith("solution-"))
+    assert book.cells.index(cell) == 4 and cell.source.startswith("<details><summary>Solution</summary>\n\n```python\n")
+    assert solution("add_noise").strip() in cell.source and counted(book)[1] == len(book.cells) - 1
+
+
+def test_tidy_removes_bars_and_widget_state():
+    bar = displayed({make.WIDGET: {"model_id": "bar"}, "text/plain": "  0%|          | 0/3 [00:00<?, ?step/s]"})
+    fallback = displayed({make.WIDGET: {"model_id": "none"}, "text/html": "<p>still</p>", "text/plain": "VBox()"})
+    progress = printed("\r99%|##| 2/3 [00:01<00:01, 1.00it/s]\r100%|##| 3/3 [00:02<00:00, 1.00it/s]\nnext\n", "stderr")
+    gone = printed("\rgone\r     \r")
+    book = saved(progress, gone, bar, fallback, displayed({make.WIDGET: {"model_id": "x"}}))
     book.cells[2].metadata.execution = {"iopub.execute_input": "2000-01-01"}
-    state = {"bar": widget(children=["IPY_MODEL_l", "IPY_MODEL_b", "IPY_MODEL_r"]), "lay": widget()}
-    state |= {"l": widget("100%"), "b": widget(3), "r": widget("\u20073/3\u2007[00:01&lt;00:00,\u20073.00step/s]")}
-    book.metadata.widgets = {"application/vnd.jupyter.widget-state+json": {"state": state}}
-    hidden = json.loads(json.dumps(state | {"lay": widget(visibility="hidden")}))
+    book.metadata.widgets = {"application/vnd.jupyter.widget-state+json": {}}
     make.tidy(book)
     assert [output.get("text") or output.data for output in book.cells[2].outputs] == [
-        "100%|##| 3/3\nnext\n",
-        {"text/plain": "100% 3/3 [00:01<00:00, 3.00step/s]"},
+        "next\n",
         {"text/html": "<p>still</p>", "text/plain": "VBox()"},
     ]
     assert "widgets" not in book.metadata and "execution" not in book.cells[2].metadata
-    assert make.last_line("bar", hidden) == ""
 
 
-def test_run_saves_what_is_whole_and_refuses_the_rest(tree, monkeypatch, capsys):
+def test_run_saves_good_notebooks_and_refuses_others(tree, monkeypatch, capsys):
     light = tree / "light/facelab"  # in place of facelab, which takes long to load
     light.mkdir(parents=True)
     (light / "__init__.py").touch()
-    (light / "lessons.py").write_text(
+    (light / "course.py").write_text(
         "import os\ndef setup():\n    return {k[8:]: v for k, v in os.environ.items() if k.startswith('FACELAB_')}\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(light.parent))
-    for name in ("PLAN", "DEVICE", "OFFLINE"):
+    for name in ("PRESET", "DEVICE", "OFFLINE", "PRECISION"):
         monkeypatch.delenv(f"FACELAB_{name}", raising=False)
     monkeypatch.setenv("FACELAB_DATA", "nowhere")
     monkeypatch.setenv("FACELAB_CACHE", "the caller's")
-    path, stops, tells = (tree / f"notebooks/{name}.ipynb" for name in ("01_a", "02_b", "03_c"))
-    bar = "from tqdm.auto import tqdm\n\nlist(tqdm(range(3)))\nplan | {'here': __import__('os').getcwd()[-9:]}"
-    nbformat.write(saved(source=bar), path)
+    path, stops, leaks = (tree / f"notebooks/{name}.ipynb" for name in ("01_a", "02_b", "03_c"))
+    nbformat.write(saved(source="preset | {'here': __import__('os').getcwd()[-9:]}"), path)
     nbformat.write(saved(source="1 / 0"), stops)
-    nbformat.write(saved(source="print('/home/ann')"), tells)
-    before = stops.read_bytes(), tells.read_bytes()
+    nbformat.write(saved(source="print('/home/ann')"), leaks)
+    before = stops.read_bytes(), leaks.read_bytes()
 
     assert make.run([], tree) == 1
-    said = capsys.readouterr().out
-    assert "01_a.ipynb ... saved" in said and "cell 4 (1 / 0) failed: ZeroDivisionError: division by zero" in said
-    assert "cell 4 (print('/home/ann')) shows a path of the machine" in said
-    assert (stops.read_bytes(), tells.read_bytes()) == before and not list(tree.rglob("*.part"))
+    out = capsys.readouterr().out
+    assert "01_a.ipynb ... saved" in out and "cell 4 (1 / 0) failed: ZeroDivisionError: division by zero" in out
+    assert "cell 4 (print('/home/ann')) shows a path of the machine" in out
+    assert (stops.read_bytes(), leaks.read_bytes()) == before and not list(tree.rglob("*.part"))
 
     book = nbformat.read(path, 4)
     assert make.complaints(book) == [] and [c.execution_count for c in book.cells if c.cell_type == "code"] == [1, 2, 3]
-    last, plan = (output.data["text/plain"] for output in book.cells[3].outputs)
-    assert re.fullmatch(r"100% 3/3 \[00:00<00:00, .*it/s\]", last)
-    wanted = {"PLAN": "laptop", "DEVICE": "cpu", "OFFLINE": "1", "CACHE": "the caller's", "here": "notebooks"}
-    assert ast.literal_eval(plan) == wanted
+    wanted = {"PRESET": "laptop", "DEVICE": "cpu", "OFFLINE": "1", "CACHE": "the caller's", "here": "notebooks"}
+    assert ast.literal_eval(book.cells[3].outputs[0].data["text/plain"]) == wanted
     assert set(book.metadata) == {"kernelspec", "language_info"} and book.metadata.language_info == {"name": "python"}
     with pytest.raises(SystemExit, match="no notebook 07_none: there are 01_a, 02_b, 03_c"):
         make.run(["07_none.ipynb"], tree)
 
 
-# the setup cell, where facelab is not installed
-
-GIT = """#!/bin/sh
-echo git "$@" >> "$STAGE/log"
-test -e "$STAGE/fail-git" && { echo "fatal: unable to access" >&2; exit 128; }
-for last; do :; done
-cp -R "$STAGE/source" "$last"
-"""
-PIP = """
-import os, sys
-stage = os.environ["STAGE"]
-print("pip", *sys.argv[1:], file=open(stage + "/log", "a"))
-if os.path.exists(stage + "/fail-pip"):
-    sys.exit(1)
-open(stage + "/asked-pip", "w")
-"""
-# Hides facelab outside the stage, and packages until pip is asked for them.
-HIDE = """
-import os, sys
-from importlib.machinery import PathFinder
-stage = os.environ["STAGE"]
-class Hiding(PathFinder):
-    @classmethod
-    def find_spec(cls, name, path=None, target=None):
-        if name == "facelab":
-            path = [place for place in sys.path if place in ("", os.getcwd()) or place.startswith(stage)]
-        elif name in os.environ["HIDDEN"].split() and not os.path.exists(stage + "/asked-pip"):
-            return None
-        return super().find_spec(name, path, target)
-sys.meta_path[sys.meta_path.index(PathFinder)] = Hiding
-"""
-LIGHT = "def setup():\n    import facelab\n    print('light', facelab.__file__)\n"
-CLONED = "git clone --quiet --depth 1 --branch v{version} {address} facelab-{version}"
-INSTALLED = "pip install --quiet --no-deps mlxtend pillow"
+def test_the_results_table_agrees_with_the_records(capsys):
+    assert make.results(check=True) == 0, capsys.readouterr().out + "run `python notebooks/make.py results`"
+    rows = (ROOT / "README.md").read_text("utf-8").partition(make.MARKERS[0])[2].partition(make.MARKERS[1])[0]
+    assert rows.count("\n") >= 4 and sum("[" in row and "]" in row for row in rows.splitlines()) >= 2
+    assert [link for link in re.findall(r"\]\(([^)]+)\)", rows) if not (ROOT / link).is_file()] == []
 
 
-class Stage:
-    """A place with no network and no facelab, where a git and a pip only note what they are asked."""
-
-    def __init__(self, top: Path, light: bool):
-        self.top, self.here = top, top / "here"
-        stubs = {
-            "bin/git": GIT,
-            "stubs/pip/__init__.py": "",
-            "stubs/pip/__main__.py": PIP,
-            "stubs/sitecustomize.py": HIDE,
-        }
-        for name, content in stubs.items():
-            (top / name).parent.mkdir(parents=True, exist_ok=True)
-            (top / name).write_text(content)
-        (top / "bin/git").chmod(0o755)
-        for path in in_git():
-            to = top / "source" / path.relative_to(ROOT)
-            if to.parent == top / "source" / "facelab" or to.name == "pyproject.toml":
-                to.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(path, to)
-        if light:
-            (top / "source/facelab/lessons.py").write_text(LIGHT)
-        (self.here / "facelab").mkdir(parents=True)  # a folder that Python would import, were it not looked at
-
-    def run(self, hidden="PIL mlxtend", before="", here=None):
-        """(exit status, what is printed, what git and pip were asked)"""
-        log = self.top / "log"
-        for left in (log, self.top / "asked-pip"):
-            left.unlink(missing_ok=True)
-        env = os.environ | {"STAGE": str(self.top), "HIDDEN": hidden, "PYTHONPATH": str(self.top / "stubs")}
-        env["PATH"] = f"{self.top / 'bin'}{os.pathsep}{env['PATH']}"
-        cell = before + make.setup_cell(make.project(ROOT))
-        # `-c` leaves the working directory on the path, as a notebook does.
-        done = subprocess.run(
-            [sys.executable, "-c", cell], cwd=here or self.here, env=env, capture_output=True, text=True, timeout=600
-        )
-        asked = log.read_text().splitlines() if log.exists() else []
-        return done.returncode, done.stdout + done.stderr, asked
+def test_a_table_that_differs_from_its_records_is_found(tmp_path, monkeypatch, capsys):
+    rows = (("share", "{rows>0>share>1}", "others {b:name}, {n}", "a"), ("the same", "{n}", "", "missing"))
+    monkeypatch.setattr(make, "ROWS", rows)
+    share = {"value": 1, "low": 0.5, "high": 1.25}
+    page, record = tmp_path / "README.md", {"rows": [{"share": share}], "n": 1200, "about": {"count": 7, "steps": 10}}
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/a.json").write_text(json.dumps(record))
+    (tmp_path / "data/b.json").write_text('{"name": "x"}')
+    page.write_text("# facelab\n")
+    with pytest.raises(SystemExit, match="needs the lines <!-- results --> and <!-- end of results -->"):
+        make.results(tmp_path)
+    page.write_text("# facelab\n" + "old\n".join(make.MARKERS))
+    assert make.results(tmp_path, check=True) == 1 and "differs from the records" in capsys.readouterr().out
+    row = "| share | 1.0 [0.5, 1.2] | others x, 1,200 | 7 images, 10 steps ([record](data/a.json)) |\n<!-- end"
+    assert make.results(tmp_path) == 0 and row in page.read_text()
+    share["value"] = 1.125
+    (tmp_path / "data/a.json").write_text(json.dumps(record))
+    assert make.results(tmp_path, check=True) == 1
 
 
-@pytest.fixture
-def stage(tmp_path):
-    if os.name == "nt":
-        pytest.skip("the stand-in for git is a shell script")
-    return Stage(tmp_path, light=True)
-
-
-CLONE = CLONED.format(version=PROJECT["version"], address=PROJECT["urls"]["Repository"])
-FOLDER = f"facelab-{PROJECT['version']}"
-
-
-def test_setup_fetches_facelab_and_what_is_missing(tmp_path):
-    status, says, asked = Stage(tmp_path, light=False).run()
-    assert status == 0, says
-    assert asked == [CLONE, INSTALLED]
-    assert says.startswith(f"facelab {PROJECT['version']} | device cpu | ") and "| plan ci |" in says
-    assert says.count("\n") == 1
-
-
-def test_setup_fetches_once(stage):
-    assert stage.run()[2] == [CLONE, INSTALLED]
-    for before in ("", "import facelab\n"):  # the bare folder, imported
-        status, says, asked = stage.run(before=before)
-        assert status == 0, says
-        assert asked == [INSTALLED] and says == f"light {stage.here / FOLDER / 'facelab/__init__.py'}\n"
-    assert stage.run(hidden="")[2] == []
-
-
-def test_setup_finds_the_clone_it_stands_in(stage):
-    deep = stage.top / "source/notebooks/deep"
-    deep.mkdir(parents=True)
-    status, says, asked = stage.run(here=deep, hidden="")
-    assert (status, asked) == (0, []) and says == f"light {stage.top / 'source/facelab/__init__.py'}\n"
-    assert stage.run(here=deep.parent, hidden="mlxtend")[2] == ["pip install --quiet --no-deps mlxtend"]
-
-
-def test_setup_leaves_an_installed_facelab_alone(stage):
-    assert stage.run(here=stage.top / "source", hidden="mlxtend")[::2] == (0, [])
-
-
-def test_setup_never_installs_torch(stage):
-    status, says, asked = stage.run(hidden="torch mlxtend")
-    assert status and asked == [] and says.splitlines()[-1].startswith("RuntimeError: PyTorch is missing: run `pip")
-    assert stage.run(hidden="torchvision ipywidgets numpy IPython")[2] == [CLONE]
-
-
-@pytest.mark.parametrize(("fails", "then"), [("git", [CLONE, INSTALLED]), ("pip", [INSTALLED])])
-def test_setup_says_what_failed_and_can_be_run_again(stage, fails, then):
-    (stage.top / f"fail-{fails}").touch()
-    status, says, _ = stage.run()
-    assert status and says.count("Traceback") == 1
-    assert re.search(rf"RuntimeError: facelab could not be set up \(no network\?\): .*{fails} .* failed\.\n$", says)
-    (stage.top / f"fail-{fails}").unlink()
-    status, says, asked = stage.run()
-    assert (status, asked) == (0, then), says
-
-
-def test_setup_says_that_git_is_missing(stage):
-    (stage.top / "bin/git").unlink()
-    status, says, _ = stage.run(before="import os\nos.environ['PATH'] = ''\n")
-    assert status and "RuntimeError: facelab could not be set up" in says.splitlines()[-1]
-
-
-def test_the_readmes_moving_picture_is_drawn_from_noise_through_every_request(tmp_path, monkeypatch, capsys):
-    net = Denoiser((3, 64, 64), CELEBA.names, **PLANS["ci"].faces_net)
-    model = pretrained.Pretrained("tiny", CELEBA, net.shape, {}, denoiser=net.eval())
-    monkeypatch.setattr(pretrained, "load", lambda name: model)
+def test_the_readmes_animation_shows_every_change_and_the_reverse_process(tmp_path, monkeypatch, capsys):
+    net = Denoiser((3, 8, 8), CELEBA.names, block_out_channels=(32,), attention=(False,)).eval()
+    monkeypatch.setattr(facelab, "load", lambda name: Pretrained(name, CELEBA, net.shape, {}, denoiser=net))
     (tmp_path / "data/results").mkdir(parents=True)
-    assert make.sight(tmp_path) == 0
-    with Image.open(tmp_path / "data/results/sight.png") as moving:
-        # The first is the still, faces already, which is no part of the film.
-        assert moving.n_frames == 1 + 11 + 4 * (len(make.ASKED) - 1) and moving.info["loop"] == 0
-    told = capsys.readouterr().out
-    assert all(word in told for word in ("Noise becomes 3 faces", "Smiling", "no Blond_Hair"))
+    assert make.figure(tmp_path) == 0
+    with Image.open(tmp_path / "data/results/faces.png") as moving:
+        assert moving.n_frames == 1 + 4 * (len(make.CHANGES) - 1) + 11 and moving.info["loop"] == 0
+    assert "3 generated faces, conditioned on no Male, Young, then Smiling, then Blond_Hair" in capsys.readouterr().out
+
+
+# Links, glossary, spelling
+
+
+def texts(page: Path) -> list[str]:
+    """The text of a page; of a notebook its Markdown, and the strings in its code."""
+    if page.suffix != ".ipynb":
+        return [page.read_text("utf-8")]
+    found = []
+    for cell in nbformat.read(page, 4).cells:
+        if cell.cell_type == "markdown":
+            found.append(cell.source)
+        else:
+            found += [node.value for node in ast.walk(code_of(cell)) if isinstance(getattr(node, "value", None), str)]
+    return found
+
+
+def dead_links(page: Path) -> list[str]:
+    links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)|\b(?:src|href)=\"([^\"#]+)", "\n".join(texts(page)))
+    links = [a or b for a, b in links]
+    return [link for link in links if not re.match(r"https?://|data:", link) and not (page.parent / link).exists()]
+
+
+@pytest.mark.parametrize("page", [*PAGES, *NOTEBOOKS], ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_to_a_file_leads_to_one(page):
+    assert dead_links(page) == []
+
+
+def test_a_dead_link_is_found(tmp_path):
+    page = '[a](page.md) [b](none.md#part) [c](https://host/none) [d](page.md#part) <img src="none.png" alt="x">'
+    (tmp_path / "page.md").write_text(page)
+    assert dead_links(tmp_path / "page.md") == ["none.md", "none.png"]
+    cells = [new_markdown_cell("[a](b.ipynb) [b](none.ipynb)"), new_code_cell("%time\nMarkdown('[c](nor_this.md)')")]
+    nbformat.write(new_notebook(cells=cells), tmp_path / "b.ipynb")
+    assert dead_links(tmp_path / "b.ipynb") == ["none.ipynb", "nor_this.md"]
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    requests: Counter
+
+    def do_GET(self):
+        self.requests[self.path, self.headers["User-Agent"]] += 1
+        code = {"/here": 200, "/old": 301, "/no-robots": 403}.get(self.path, 404)
+        self.send_response(code)
+        if code == 301:
+            self.send_header("Location", "/here")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+def test_external_links_are_requested_once_and_dead_ones_are_reported(tmp_path, capsys):
+    Server.requests = Counter()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    host = f"http://127.0.0.1:{server.server_port}"
+    (tmp_path / "notebooks").mkdir()
+    page = f"[a]({host}/here), [a]({host}/here#part), <{host}/old>. `{host}/none`; {host}/no-robots."
+    (tmp_path / "README.md").write_text(page + " https://b.example/YOUR_ACCOUNT/facelab https://a.example/{}")
+    book = {"cells": [{"cell_type": "markdown", "source": [f"[b]({host}/lost_(page)) and", f" {host}/here"]}]}
+    (tmp_path / "notebooks/01_a.ipynb").write_text(json.dumps(book))
+    assert external_links.main(tmp_path, timeout=10) == 1
+    out = capsys.readouterr().out
+    assert f"DEAD: {host}/none (404), in README.md\n" in out and "5 links requested, 2 dead\n" in out
+    assert f"DEAD: {host}/lost_(page) (404), in notebooks/01_a.ipynb\n" in out
+    assert f"refused: {host}/no-robots (403), in README.md\n" in out and out.count("\n") == 4
+    assert sorted(Server.requests.values()) == [1, 1, 1, 1, 2]  # /here also because /old redirects there
+    server.shutdown()
+    server.server_close()
+    (tmp_path / "README.md").write_text(f"{host}/here")
+    (tmp_path / "notebooks/01_a.ipynb").unlink()
+    assert external_links.main(tmp_path) == 1 and f"DEAD: {host}/here (" in capsys.readouterr().out
+    assert "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html" in external_links.collect()
+
+
+def test_the_glossary_is_sorted_and_names_a_lesson_for_each_term():
+    text = (ROOT / "notebooks/glossary.md").read_text("utf-8")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
+    terms = [term for term, *_ in rows[1:]]
+    assert len(terms) > 30 and terms == sorted(terms, key=lambda term: term.lower().replace("-", " "))
+    assert all(len(row) == 4 and re.search(r"\[0\d\]|lesson 0\d", row[3]) for row in rows[1:])
+
+
+# What is not prose: code blocks, formulas, inline code, link targets, tables of measurements, HTML, quotations.
+NO_PROSE = [
+    r"^```.*?^```$", r"\$\$.*?\$\$", r"(?<!\\)\$[^$\n]+\$", r"`[^`\n]+`", r"(?<=\])\([^)\n]*\)", r"https?://\S+",
+    r"<!-- table -->.*?<!-- end -->", r"<!--.*?-->", r"<[^>]+>", r'"[^"\n]+"',
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def known() -> set[str]:
+    ours = (ROOT / "tests/words.txt").read_text("utf-8").split("\n")[:-1]
+    assert ours == sorted(set(ours))
+    return {*SpellChecker(language="en").word_frequency.words(), *BRITISH_ENGLISH_SPELLINGS, *ours}
+
+
+def misspelt(text: str, known: set[str]) -> list[str]:
+    for pattern in NO_PROSE:
+        text = re.sub(pattern, " ", text, flags=re.DOTALL | re.MULTILINE)
+    words = {word.replace("’", "'") for word in re.findall(r"[^\W\d_]+(?:['’][^\W\d_]+)?", text) if len(word) > 1}
+    return sorted(word for word in words if not {word.lower(), word.lower().removesuffix("'s")} & known)
+
+
+@pytest.mark.parametrize("page", [*PAGES, *NOTEBOOKS], ids=lambda page: str(page.relative_to(ROOT)))
+def test_spelling(page, known):
+    if page.suffix == ".ipynb":
+        text = "\n\n".join(cell.source for cell in nbformat.read(page, 4).cells if cell.cell_type == "markdown")
+    else:
+        text = page.read_text("utf-8")
+    assert misspelt(text, known) == [], "correct them, or add them to tests/words.txt"
+
+
+def test_a_misspelling_is_found(known):
+    good = 'An image’s colour, x_0 and 64x64. "the colr", `colr` and $colr$; [here](colr.md).\n```python\ncolr\n```\n'
+    assert misspelt(good, known) == []
+    assert misspelt("The denoiser recieves a smilling face.", known) == ["recieves", "smilling"]

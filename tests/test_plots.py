@@ -1,315 +1,208 @@
-"""Pictures and curves with their words; measured shares with their intervals."""
+"""Images are shown lossless at their own size, figures have alt text, axes have readable numbers."""
 
 import base64
 import io
-import itertools
+import re
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from facelab import plots, pretrained
-from facelab.attributes import CELEBA, DIGITS
-from facelab.metrics import asked_is_read, asked_of_each, proportion
-from facelab.model import AttributeClassifier
+from facelab import plots
+from facelab.evaluation.statistics import wilson
+from facelab.images import to_uint8
 
 
-def test_a_picture_is_shown_pixel_for_pixel_enlarged():
-    picture = torch.tensor([[[-1.0, 0.0], [1.0, 3.0]]])
-    image = plots.show(picture, side=4).image
-    assert image.size == (4, 4)
-    assert [image.getpixel(at) for at in ((0, 0), (3, 0), (0, 3), (3, 3), (1, 1))] == [0, 128, 255, 255, 0]
+def embedded(figure) -> list[Image.Image]:
+    """The images in a figure's HTML."""
+    page = figure._repr_mimebundle_()["text/html"]
+    codes = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
+    return [Image.open(io.BytesIO(base64.b64decode(code))) for code in codes]
 
 
-def test_a_grid_has_its_pictures_in_reading_order():
-    shades = torch.tensor([-1.0, -0.5, 0.0, 0.5, 1.0, 0.2])[:, None, None, None].expand(-1, 3, 8, 8)
-    image = plots.show(shades, 3, side=8).image
-    seen = [image.getpixel((4 + 10 * (i % 3), 4 + 10 * (i // 3)))[0] for i in range(6)]
-    assert seen == [0, 64, 128, 191, 255, 153] and image.size == (28, 18)
+def grey_levels(count, shape=(3, 8, 8)):
+    return [torch.full(shape, level) for level in torch.linspace(-1, 1, count)]
 
 
-def test_every_picture_has_words():
+def test_images_are_lossless_at_their_own_size(tmp_path):
+    """Bug 21: grids above 40 kB were shown as JPEG."""
+    many = torch.rand(40, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    grid = plots.show(many, 8, side=96)
+    rows = embedded(grid)
+    assert len(rows) == 5 and all(row.format == "PNG" and row.size == (8 * 66 - 2, 64) for row in rows)
+    pixels = np.asarray(rows[1].convert("RGB"))
+    assert (pixels[:, 66:130] == to_uint8(many)[9].permute(1, 2, 0).numpy()).all()
+    width = int(re.search(r"width:(\d+)px", grid.page)[1])
+    assert width == round(rows[0].width * 1.5), "the page enlarges each image to 96 pixels"
+    saved = np.asarray(Image.open(grid.save(tmp_path / "grid.png")).convert("RGB"))
+    assert (saved[:64, :64] == to_uint8(many)[0].permute(1, 2, 0).numpy()).all()
+
+
+def test_values_outside_the_range_are_clipped():
+    image = plots.show(torch.tensor([[[-1.0, 0.0], [1.0, 3.0]]])).image.convert("L")
+    assert [image.getpixel(at) for at in ((0, 0), (1, 0), (0, 1), (1, 1))] == [0, 128, 255, 255]
+    bytes_ = torch.tensor([[[0, 128], [255, 255]]], dtype=torch.uint8)
+    assert plots.show(bytes_).image.convert("L").tobytes() == image.tobytes()
+
+
+def test_a_grid_is_in_reading_order():
+    levels = torch.tensor([-1.0, -0.5, 0.0, 0.5, 1.0, 0.2])[:, None, None, None].expand(-1, 3, 8, 8)
+    image = plots.show(levels, 3).image
+    assert [image.getpixel((4 + 10 * (i % 3), 4 + 10 * (i // 3)))[0] for i in range(6)] == [0, 64, 128, 191, 255, 153]
+    assert image.size == (28, 18) and image.getpixel((9, 4))[3] == 0, "gaps are transparent, for dark pages"
+
+
+def test_every_image_has_alt_text():
     one = plots.show(torch.zeros(4, 1, 8, 8), 2, rows=["a", "b"], captions=["c", "d"])
-    assert one.alt == "4 pictures in 2 rows; rows: a, b; captions: c, d."
-    bundle, metadata = one._repr_mimebundle_()
-    assert 'alt="4 pictures' in bundle["text/html"] and metadata["image/png"]["alt"] == one.alt
-    assert '"' not in plots.show(torch.zeros(1, 8, 8), alt='a "quoted" <b>')._repr_mimebundle_()[0]["text/html"].split(
-        "alt="
-    )[1].split(" style")[0].strip('"')
-    line = plots.curve({"loss": ([1, 2, 3], [4.0, 2.0, 1.0])}, x="step", y="loss")
-    assert line.alt == "loss against step: loss goes from 4 to 1 (between 1 and 4)."
+    assert (
+        one.alt == "4 images in 2 rows; rows: a, b; captions: c, d."
+        and one._repr_mimebundle_()["text/plain"] == one.alt
+    )
+    assert re.findall(r'alt="([^"]*)"', one.page) == [one.alt, "Row 2 of 2: b."]
+    assert all(f">{word}</t" in one.page for word in "abcd"), "captions are text of the page, in its theme"
+    under = plots.show(torch.zeros(3, 1, 8, 8), 2, captions=["x", "y", "z"])
+    assert under.page.index(">y<") < under.page.index("Row 2") < under.page.index(">z<")
+    quoted = plots.show(torch.zeros(1, 8, 8), alt='a "quoted" <b>')
+    assert 'alt="a &quot;quoted&quot; &lt;b&gt;"' in quoted.page
 
 
-def ticks_of(monkeypatch, **options):
-    """The names on the upright axis, and the axes themselves."""
-    kept = []
-    monkeypatch.setattr(plots, "_illustration", lambda figure, alt: kept.append(figure.axes[0]))
-    plots.curve(**options)
-    kept[0].figure.canvas.draw()
-    return [label.get_text() for label in kept[0].get_yticklabels(which="both")], kept[0]
-
-
-@pytest.mark.parametrize(
-    ("ys", "names"),
-    [
-        ([0.76, 0.19], ["0.2", "0.3", "0.6"]),
-        ([3.3, 0.19], ["0.2", "0.3", "0.6", "1", "2", "3"]),
-        ([0.45, 0.32], ["0.4"]),
-    ],
-)
-def test_a_loss_is_named_as_one_says_it(ys, names, monkeypatch):
-    assert ticks_of(monkeypatch, series={"loss": ([1, 2], ys)}, log="y")[0] == names
-
-
-def test_a_wide_span_goes_in_powers_of_ten(monkeypatch):
-    names, _ = ticks_of(monkeypatch, series={"loss": ([1, 2], [1e-3, 1e3])}, log="y")
-    assert any("10^{2}" in name for name in names)
-
-
-def test_what_lies_beneath_is_broad_and_pale(monkeypatch):
-    _, axes = ticks_of(monkeypatch, series={"a": ([1, 2], [1, 2]), "b": ([1, 2], [1, 2])}, beneath="a")
-    below, above = axes.lines
-    assert below.get_linewidth() > 2 * above.get_linewidth() and below.get_alpha() < 0.5
-    assert below.get_zorder() < above.get_zorder()
-
-
-def test_a_filmstrip_keeps_the_last_frame_and_a_row_a_picture():
+def test_a_filmstrip_contains_the_last_frame_and_a_row_for_each_image():
     frames = [torch.full((2, 1, 4, 4), i / 10) for i in range(8)]
-    strip = plots.filmstrip(frames, every=3, side=4)
-    assert strip.image.size == (3 * 6 - 2, 2 * 6 - 2)
-    assert strip.image.getpixel((14, 2)) == round((0.7 + 1) * 127.5)
+    strip = plots.filmstrip(frames, [f"t={i}" for i in range(8)], every=3)
+    assert strip.image.size == (3 * 6 - 2, 2 * 6 - 2) and strip.alt.endswith("captions: t=1, t=4, t=7.")
+    assert strip.image.getpixel((14, 2))[0] == round((0.7 + 1) * 127.5)
 
 
-def test_colours_and_saving(tmp_path):
+def test_figures_side_by_side(tmp_path):
     red = torch.tensor([1.0, -1.0, -1.0])[:, None, None].expand(3, 8, 8)
-    saved = plots.show(red, side=8).save(tmp_path / "red.png")
-    assert plots.Image.open(saved).getpixel((3, 3)) == (255, 0, 0)
-    wide = plots.beside(plots.show(red, side=8), plots.show(red, side=16))
-    assert wide.image.size == (8 + 12 + 16, 16)
+    both = plots.hstack(plots.show(red), plots.curve({"loss": ([1, 2], [2.0, 1.0])}))
+    assert len(embedded(both)) == 2 and " Beside it: " in both.alt
+    assert Image.open(both.save(tmp_path / "both.png")).convert("RGB").getpixel((3, 3)) == (255, 0, 0)
 
 
 @pytest.mark.parametrize("shape", [(2, 2, 8, 8), (0, 1, 8, 8), (8, 8), (1, 1, 1, 8, 8)])
-def test_what_is_no_picture_is_refused(shape):
-    with pytest.raises(ValueError, match="show takes pictures"):
+def test_wrong_shapes_are_refused(shape):
+    with pytest.raises(ValueError, match=r"images must be \(B, 1 or 3, H, W\)"):
         plots.show(torch.zeros(shape))
 
 
-def test_a_picture_in_bytes_is_refused():
-    with pytest.raises(ValueError, match=r"lie in \[-1, 1\], got values up to 255"):
+def test_floats_from_0_to_255_are_refused():
+    with pytest.raises(ValueError, match=r"lie in \[-1, 1\], got values up to 255: use x / 127.5 - 1"):
         plots.show(torch.full((1, 8, 8), 255.0))
-    with pytest.raises(ValueError, match=r"lie in \[-1, 1\], got values up to 255"):
-        AttributeClassifier((1, 8, 8), channels=(4, 4)).eval().read(torch.full((2, 1, 8, 8), 255.0))
 
 
-@pytest.mark.parametrize(
-    ("hits", "count", "low", "high"),
-    [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (5, 10, 0.2366, 0.7634), (950, 1000, 0.9347, 0.9619)],
-)
-def test_the_interval_of_a_share_is_wilsons(hits, count, low, high):
-    share = proportion(hits, count)
-    assert share.share == hits / count and share.count == count
-    assert share.low == pytest.approx(low, abs=1e-3) and share.high == pytest.approx(high, abs=1e-3)
-
-
-def test_the_interval_covers_the_truth_as_often_as_it_says():
-    generator = torch.Generator().manual_seed(0)
-    for truth in (0.1, 0.5, 0.97):
-        hits = (torch.rand(2000, 200, generator=generator) < truth).sum(1)
-        covered = sum(proportion(int(h), 200).low <= truth <= proportion(int(h), 200).high for h in hits)
-        assert 0.93 < covered / 2000 < 0.97
-
-
-@pytest.mark.parametrize(("hits", "count"), [(1, 0), (3, 2), (-1, 2)])
-def test_impossible_counts_are_refused(hits, count):
-    with pytest.raises(ValueError, match="hits must be"):
-        proportion(hits, count)
-
-
-class Reader:
-    attributes = DIGITS
-
-    def read(self, pictures):
-        return pictures[:, 0, 0, 0].long()
-
-
-def test_asked_is_read_counts_what_the_judge_reads_as_asked():
-    cond = asked_of_each(DIGITS, 2)
-    assert cond.shape == (20, 10) and cond.argmax(1).tolist() == [*range(10), *range(10)]
-    pictures = cond.argmax(1).float()[:, None, None, None].expand(-1, 1, 2, 2).clone()
-    pictures[:5] = 9
-    assert asked_is_read(pictures, cond, Reader()).share == 15 / 20
-    with pytest.raises(ValueError, match="exclude each other"):
-        asked_is_read(pictures, cond, AttributeClassifier((1, 8, 8), CELEBA.names))
-
-
-def test_shipped_weights_are_small_and_say_where_they_come_from():
-    folders = [pretrained.shipped_dir() / name for name in ("digits", "digits-judge")]
-    size = sum(file.stat().st_size for folder in folders for file in folder.iterdir())
-    assert size < 4_000_000
-    for name in ("digits", "digits-judge"):
-        card = pretrained.load(name).card
-        assert "60,000 official MNIST" in card["data"] and card["command"].startswith("python -m facelab train")
-
-
-def test_the_shipped_digits_have_the_names_that_others_call():
-    digits = pretrained.load("digits")
-    assert digits.shape == (1, 28, 28) and digits.attributes == DIGITS and len(digits.schedule) == 1000
-    assert not digits.denoiser.training and next(digits.denoiser.parameters()).dtype == torch.float32
-
-
-@pytest.mark.parametrize("name", ["nothing", "../../etc"])
-def test_an_unknown_result_is_refused(name):
-    with pytest.raises(ValueError, match="no recorded result"):
-        pretrained.results(name)
-
-
-def test_bars_tell_lowest_and_highest_and_leave_gaps():
-    drawn = plots.bars(
-        {"here": [0.5, 0.1, float("nan")], "there": [0.2, 0.9, 0.4]}, ["Hat", "Smile", "Beard"], x="share"
-    )
-    assert "here from 0.10 (Smile) to 0.50 (Hat)" in drawn.alt and "there from 0.20 (Hat) to 0.90 (Smile)" in drawn.alt
-
-
-def test_a_legend_of_bars_stands_above_the_rows():
-    """Its marks look like values: among the rows they would be read as such."""
-    values = {"here": [0.1, 0.9, 0.1, 0.9, 0.5], "there": [0.9, 0.1, 0.9, 0.1, 0.5]}
-    drawn = plots.bars(values, list("abcde"), title="two sets").image.convert("RGB")
-    blue, rows = (0, 0x72, 0xB2), np.asarray(drawn).astype(int)
-    seen = np.flatnonzero((np.abs(rows - blue).sum(2) < 40).any(1))
-    patches = np.split(seen, np.flatnonzero(np.diff(seen) > 1) + 1)
-    assert len(patches) == 6 and patches[0][-1] < drawn.height / 3, "one mark above, five below it"
-
-
-def test_points_of_a_line_are_marked_and_dots_have_no_line():
-    line = {"scale": ([0.0, 1.0, 2.0], [0.0, 1.0, 0.0])}
-    inked = {}
-    for name, more in {
-        "plain": {},
-        "marked": {"marks": {"scale": ["0", "1", "2"]}},
-        "dots": {"dots": ["scale"]},
-    }.items():
-        pixels = np.asarray(plots.curve(line, **more).image.convert("RGB")).astype(int)
-        inked[name] = int((np.abs(pixels - (0, 0x72, 0xB2)).sum(2) < 40).sum())
-    assert inked["dots"] < inked["plain"] / 3 and inked["marked"] > inked["plain"]
-
-
-def test_heat_tells_what_goes_together_and_what_does_not():
-    drawn = plots.heat([[1, 0.3, -0.8], [0.3, 1, 0.1], [-0.8, 0.1, 1]], ["Hat", "Smile", "Beard"], title="together")
-    assert "highest Hat with Smile 0.30" in drawn.alt and "lowest Hat with Beard -0.80" in drawn.alt
-
-
-def test_blocks_tell_every_station():
-    drawn = plots.blocks([("stem", 32, 64, 896, False), ("middle", 64, 8, 181_504, True)], title="A net")
-    assert drawn.alt == (
-        "A net: stem 32 channels at 64x64, 896 parameters; middle 64 channels at 8x8, 181,504 parameters, told."
-    )
-
-
-def test_a_grid_of_photographs_is_small_on_the_page_and_whole_in_a_file(tmp_path):
-    many = torch.rand(12, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    grid = plots.show(many, 4)
-    bundle, metadata = grid._repr_mimebundle_()
-    assert bundle.keys() == {"text/html", "text/plain"} and metadata == {} and 'alt="12' in bundle["text/html"]
-    assert "data:image/jpeg" in bundle["text/html"] and len(bundle["text/html"]) < len(grid.png)
-    saved = np.asarray(Image.open(grid.save(tmp_path / "grid.png")))
-    assert (saved[:64, :64] == plots.to_uint8(many[:1])[0]).all()
-
-
-def shades(count, shape=(3, 8, 8)):
-    return [torch.full(shape, shade) for shade in torch.linspace(-1, 1, count)]
-
-
-def test_an_animation_goes_there_and_back():
-    moving = plots.animation(shades(4), ["a", "b", "c", "d"], seconds=0.1, side=8)
+def test_an_animation_runs_forwards_and_backwards():
+    moving = plots.animation(grey_levels(4), seconds=0.1)
     image = moving.image
-    assert image.is_animated and image.info["loop"] == 0 and len(moving.png) < 5_000
-    seen, stays = [], []
+    assert image.is_animated and image.info["loop"] == 0 and moving.alt == "An animation of 4 frames."
+    levels, durations = [], []
     for i in range(image.n_frames):
         image.seek(i)
-        seen.append(image.convert("RGB").getpixel((4, image.height - 4))[0])
-        stays.append(image.info["duration"])
-    assert seen == [0, 85, 170, 255, 170, 85] and stays == [800, 100, 100, 800, 100, 100]
-    assert moving.alt == "An animation of 4 frames, from a to d."
-    bundle, metadata = moving._repr_mimebundle_()
-    assert base64.b64encode(moving.png).decode() in bundle["text/html"] and 'alt="An animation' in bundle["text/html"]
-    still = Image.open(io.BytesIO(base64.b64decode(bundle["image/png"])))
-    assert not getattr(still, "is_animated", False) and metadata["image/png"]["alt"] == moving.alt
+        levels.append(image.convert("RGB").getpixel((4, 4))[0])
+        durations.append(image.info["duration"])
+    assert levels == [0, 85, 170, 255, 170, 85] and durations == [800, 100, 100, 800, 100, 100]
+    assert embedded(moving)[0].is_animated and 'alt="An animation' in moving.page
+    assert plots.animation(grey_levels(3), back=False).image.n_frames == 3
+    two = [torch.stack([frame, -frame]) for frame in grey_levels(3)]
+    assert plots.animation(two, alt="text").image.size == (18, 8)
+    with pytest.raises(ValueError, match="at least 2 frames, got 1"):
+        plots.animation(grey_levels(1))
 
 
-def test_an_animation_that_does_not_go_back_begins_again():
-    image = plots.animation(shades(3), side=8, back=False).image
-    assert image.n_frames == 3 and image.info["loop"] == 0
+def axes_of(monkeypatch, **options):
+    found = []
+    monkeypatch.setattr(plots, "_figure", lambda figure, alt: found.append(figure.axes[0]))
+    plots.curve(**options)
+    found[0].figure.canvas.draw()
+    return found[0]
 
 
-def test_several_faces_move_side_by_side():
-    frames = [torch.stack([frame, -frame]) for frame in shades(3, (1, 8, 8))]
-    image = plots.animation(frames, side=8, alt="words").image
-    assert image.size == (18, 8) and image.n_frames == 4
-    assert [image.convert("RGB").getpixel(at)[0] for at in ((4, 4), (14, 4))] == [0, 255]
+@pytest.mark.parametrize("ys", [[0.76, 0.19], [3.3, 0.19], [0.45, 0.32], [1e-3, 1e3]])
+def test_logarithmic_axes_have_readable_numbers(ys, monkeypatch):
+    """0.2, 0.5, 1, ..., not 2 x 10^-1, and at least two of them."""
+    axes = axes_of(monkeypatch, series={"loss": ([1, 2], ys)}, log="y")
+    low, high = axes.get_ylim()
+    texts = [label.get_text() for label in axes.get_yticklabels(which="both") if label.get_text()]
+    shown = [text for text in texts if low <= float(text) <= high]
+    assert 2 <= len(shown) <= 10 and all(re.fullmatch(r"[\d.]{1,5}", text) for text in shown)
 
 
-def test_where_nothing_moves_the_chosen_frame_is_seen():
-    frames = shades(4)
-    moving, still = (plots.animation(frames, side=8, back=False, still=still).image for still in (None, 2))
-    alone = plots.show(frames[2][None], 1, side=8).image.convert("L")
-    assert abs(np.asarray(still.convert("L"), dtype=int) - np.asarray(alone, dtype=int)).max() < 8
-    assert moving.n_frames == 4 and still.n_frames == 5, "Pillow counts the one that is no part of it"
-    still.seek(1)
-    first = np.asarray(still.convert("L"), dtype=int)
-    assert abs(first - np.asarray(moving.convert("L"), dtype=int)).max() < 8 and still.info["duration"] == 800
+def test_a_curve_describes_its_series_and_a_pale_line_lies_behind(monkeypatch):
+    line = plots.curve({"loss": ([1, 2, 3], [4.0, 2.0, 1.0])}, x="step", y="loss")
+    assert line.alt == "loss against step: loss goes from 4 to 1 (between 1 and 4)." and len(embedded(line)) == 1
+    axes = axes_of(monkeypatch, series={"a": ([1, 2], [1, 2]), "b": ([1, 2], [1, 2])}, pale="a")
+    behind, front = axes.lines
+    assert behind.get_linewidth() > 2 * front.get_linewidth() and behind.get_zorder() < front.get_zorder()
 
 
-def test_an_animation_stays_small_or_is_refused(monkeypatch):
-    luck = torch.Generator().manual_seed(0)
-    frames = [torch.rand(3, 32, 32, generator=luck) * 2 - 1 for _ in range(4)]
-    whole = len(plots.animation(frames, side=8).png)
-    monkeypatch.setattr(plots, "ANIMATION", whole - 1)
-    assert len(plots.animation(frames, side=8).png) < whole, "in fewer colours"
-    monkeypatch.setattr(plots, "ANIMATION", whole // 4)
-    with pytest.raises(ValueError, match="4 frames of 32 x 32 take over .* kB: take fewer, or smaller ones"):
-        plots.animation(frames, side=8)
+def test_marks_dots_and_bands(monkeypatch):
+    line = {"scale": ([0.0, 1.0, 2.0], [0.0, 1.0, 0.0])}
+    axes = axes_of(monkeypatch, series=line, marks={"scale": ["0", "1", "2"]}, bands={"scale": ([0] * 3, [1] * 3)})
+    assert [text.get_text() for text in axes.texts] == ["0", "1", "2"] and len(axes.collections) == 1
+    assert axes_of(monkeypatch, series=line, dots=["scale"]).lines[0].get_linestyle() == "None"
 
 
-@pytest.mark.parametrize(("frames", "titles"), [(0, ()), (1, ()), (3, ("a", "b"))])
-def test_what_is_no_animation_is_refused(frames, titles):
-    with pytest.raises(ValueError, match="an animation needs 2 frames"):
-        plots.animation(shades(max(frames, 1))[:frames], titles)
-
-
-def test_the_place_of_a_picture_to_come_can_be_shown():
-    """A training that is watched shows an empty one first, and fills it later."""
-    shown, _ = plots.Illustration(b"", "")._repr_mimebundle_()
-    assert 'alt=""' in shown["text/html"]
-
-
-def test_clouds_have_ellipses_of_two_deviations():
-    points = torch.tensor([[0.0, 0.0], [4.0, 0.0], [0.0, 2.0], [4.0, 2.0]]).double()
-    picture = plots.clouds({"real": points, "drawn": points + 3}, title="two heaps")
-    wide, high = points.std(0).tolist()
-    assert picture.alt == (
-        f"two heaps: real around (2.00, 1.00), {wide:.2f} by {high:.2f} wide; "
-        f"drawn around (5.00, 4.00), {wide:.2f} by {high:.2f} wide."
+def test_a_dot_plot_describes_lowest_and_highest_and_leaves_gaps():
+    values = {"here": [0.5, 0.1, float("nan")], "there": [0.2, 0.9, 0.4]}
+    figure = plots.dot_plot(
+        values, ["Hat", "Smile", "Beard"], x="share", errors={"here": ([0, 0, 0], [1, 1, 1])}, mark=0.5
+    )
+    assert (
+        "here from 0.10 (Smile) to 0.50 (Hat)" in figure.alt and "there from 0.20 (Hat) to 0.90 (Smile)" in figure.alt
     )
 
 
-def test_a_field_of_other_rows_than_columns_leaves_out_what_a_row_has_with_itself():
-    picture = plots.heat([[0.9, np.nan, -0.2], [0.1, 0.8, 0.3]], ["a", "b", "c"], rows=["a", "b"], title="leak")
-    assert picture.alt == "leak: highest b with c 0.30, lowest a with c -0.20."
+def test_a_heatmap_describes_the_highest_and_the_lowest_pair():
+    square = plots.heatmap([[1, 0.3, -0.8], [0.3, 1, 0.1], [-0.8, 0.1, 1]], ["Hat", "Smile", "Beard"], title="together")
+    assert square.alt == "together: highest Hat with Smile 0.30, lowest Hat with Beard -0.80."
+    other = plots.heatmap([[0.9, np.nan, -0.2], [0.1, 0.8, 0.3]], ["a", "b", "c"], rows=["a", "b"], title="leakage")
+    assert other.alt == "leakage: highest b with c 0.30, lowest a with c -0.20."
 
 
-def test_words_beside_a_line_keep_clear_of_it_and_of_each_other():
-    """A line that turns back on itself within a few pixels, as distance against obedience does."""
-    xs, ys = np.array([87, 82, 77.1, 76.3, 77.0, 79, 82]), np.array([0.50, 0.74, 0.80, 0.825, 0.824, 0.826, 0.827])
-    figure, axes = plots._axes((6.4, 3.2), "", "", "")
-    axes.plot(xs, ys)
-    plots._mark(axes, xs, ys, list("0123468"))
-    points = axes.transData.transform(np.column_stack([xs, ys]))
-    words = {
-        text.get_text(): axes.transData.transform(text.xy) + np.array(text.xyann) * figure.dpi / 72
-        for text in axes.texts
-    }
-    line = np.concatenate([np.linspace(a, b, 99) for a, b in itertools.pairwise(points)])
-    for word, own in zip("0123468", points, strict=True):
-        assert np.linalg.norm(words[word] - own) < 14 and np.linalg.norm(line - words[word], axis=1).min() > 5
-        assert min(np.linalg.norm(words[word] - place) for other, place in words.items() if other != word) > 10
+def test_gaussian_scatter_describes_mean_and_standard_deviations():
+    points = torch.tensor([[0.0, 0.0], [4.0, 0.0], [0.0, 2.0], [4.0, 2.0]]).double()
+    figure = plots.gaussian_scatter({"real": points, "generated": points + 3}, title="two sets")
+    wide, high = points.std(0).tolist()
+    assert figure.alt == (
+        f"two sets: real around (2.00, 1.00), {wide:.2f} by {high:.2f} wide; "
+        f"generated around (5.00, 4.00), {wide:.2f} by {high:.2f} wide."
+    )
+
+
+def test_the_unet_diagram_describes_every_stage():
+    stages = [
+        plots.Stage("in", 32, 64, 896, ""),
+        plots.Stage("down 1", 32, 32, 9_248, "t + condition"),
+        plots.Stage("middle", 64, 32, 181_504, "t + condition"),
+        plots.Stage("up 1", 32, 64, 9_248, "t + condition"),
+    ]
+    figure = plots.unet_diagram(stages, title="A network")
+    assert figure.alt.startswith(
+        "A network: in 32 channels at 64x64, 896 parameters; down 1 32 channels at 32x32, 9,248 "
+    )
+    assert figure.alt.count("receives t + condition") == 3 and len(embedded(figure)) == 1
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 8)])
+def test_the_process_diagram_shows_all_frames_in_full_colour(shape):
+    frames = list(torch.rand(3, *shape, generator=torch.Generator().manual_seed(0)) * 2 - 1)
+    figure = plots.process_diagram(frames, ["x_0", "x_{499}", "x_{999}"])
+    assert figure.alt == "Forward and reverse process: x_0, x_{499}, x_{999}." and figure.image.mode == "RGB"
+    with pytest.raises(ValueError, match="zip"):
+        plots.process_diagram(frames, ["x_0"])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_guidance_diagram_has_one_estimate_for_each_scale(channels):
+    estimates = torch.linspace(-1, 1, 3)[:, None, None, None].expand(-1, channels, 8, 8)
+    figure = plots.guidance_diagram(estimates, (0, 1, 3))
+    assert figure.alt.endswith("(up to 3).") and figure.image.mode == "RGB"
+    with pytest.raises(ValueError, match="zip"):
+        plots.guidance_diagram(estimates, (0, 1))
+
+
+def test_panels_describe_their_lines_and_references():
+    rising = [wilson(hits, 10) for hits in (5, 8)]
+    figure = plots.interval_panels({"Accuracy": {"ours": rising}}, (1, 4), references={"Accuracy": {"chance": 0.5}})
+    assert figure.alt == "Accuracy, ours: 0.50 at 1 to 0.80 at 4; chance 0.50."

@@ -48,11 +48,11 @@ RUN = """async () => {
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory):
-    """(address, notebook folder) of a JupyterLab that knows nothing of this user's settings."""
+    """(address, notebook folder) of a JupyterLab that does not read this user's settings."""
     if JUPYTER and not shutil.which(JUPYTER):
-        skip_loudly(f"there is no {JUPYTER} (FACELAB_JUPYTER)")
+        skip_with_warning(f"there is no {JUPYTER} (FACELAB_JUPYTER)")
     if not JUPYTER and importlib.util.find_spec(PACKAGE) is None:
-        skip_loudly(f"{PACKAGE} is not installed (pip install {PACKAGE})")
+        skip_with_warning(f"{PACKAGE} is not installed (pip install {PACKAGE})")
     home = tmp_path_factory.mktemp("lab")
     root, settings = home / "notebooks", home / "settings/@jupyterlab/apputils-extension"
     root.mkdir()
@@ -93,16 +93,16 @@ def browser():
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
-        skip_loudly("playwright is not installed (pip install playwright)")
+        skip_with_warning("playwright is not installed (pip install playwright)")
     if not shutil.which(CHROMIUM):
-        skip_loudly(f"there is no {CHROMIUM} (apt-get install chromium, or set CHROMIUM to yours)")
+        skip_with_warning(f"there is no {CHROMIUM} (apt-get install chromium, or set CHROMIUM to yours)")
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
         yield chromium
         chromium.close()
 
 
-def skip_loudly(why: str):
+def skip_with_warning(why: str):
     """Skip, and stand in pytest's summary of warnings too, where a skip's reason does not stand."""
     warnings.warn(f"NO BROWSER TEST WAS RUN: {why}", stacklevel=2)
     pytest.skip(f"NO BROWSER TEST WAS RUN: {why}")
@@ -117,7 +117,7 @@ def is_ours(rule: str, node: str) -> bool:
 def complaints():
     """complaints(locator) -> what axe finds there that is serious and ours, [(rule, html)]."""
     if (axe := importlib.util.find_spec("axe_playwright_python")) is None:
-        skip_loudly("axe is not installed (pip install axe-playwright-python)")
+        skip_with_warning("axe is not installed (pip install axe-playwright-python)")
     script = Path(axe.origin).with_name("axe.min.js").read_text("utf-8")
 
     def found(locator) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""A slider on the page, found and moved alike whichever ipywidgets draws it."""
+"""A slider on the page, found and moved in the same way with ipywidgets 7 and 8."""
 
 import os
 
@@ -7,7 +7,7 @@ KEYS_ARE_TAKEN = os.environ.get("PAGES") == "notebook"
 
 
 class Slider:
-    """ipywidgets 8 draws noUiSlider's handle, which tells role and value; 7 draws jQuery UI's, which tells neither.
+    """ipywidgets 8 has noUiSlider's handle, with role and value; 7 has jQuery UI's, with neither.
 
     Args:
         field: a locator of the number beside it, in the same row.
@@ -19,9 +19,9 @@ class Slider:
 
     @property
     def place(self) -> float:
-        """What it stands at: as the handle tells, or as it is written beside it, seen or unseen."""
-        told = self.handle.get_attribute("aria-valuenow")
-        return float(told or _around(self.handle, "widget-slider").locator(".widget-readout").text_content())
+        """Its value: that of the handle, or the text beside it."""
+        value = self.handle.get_attribute("aria-valuenow")
+        return float(value or _around(self.handle, "widget-slider").locator(".widget-readout").text_content())
 
     def press(self, *keys: str, value: str) -> None:
         """By the keys, which lead to that value; where the page takes them, it is typed into the field."""

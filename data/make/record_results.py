@@ -1,0 +1,446 @@
+"""Measure shipped weights, and write what lessons and README quote to data/results.
+
+    python data/make/record_results.py guidance --model celeba --count 192 --steps 10 --out data/results
+
+Reference images and the rows of labels that condition generated images are chosen independently. Generated images are cached by
+the weights' sha256 and everything else that they depend on, so a stopped command continues.
+"""
+
+import argparse
+import functools
+import hashlib
+import json
+import shlex
+import sys
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from facelab.attributes import CELEBA, SYNTHETIC, Attributes
+from facelab.data.cache import atomic_write
+from facelab.data.celeba import celeba, celeba_conds, label_statistics
+from facelab.data.dataset import AttributeDataset
+from facelab.data.mnist import mnist
+from facelab.data.synthetic_faces import SPLIT_SIZES, default_faces, people
+from facelab.device import cache_dir, device, machine
+from facelab.evaluation import attribute_accuracy as accuracy
+from facelab.evaluation import report
+from facelab.evaluation.features import extract_features, extractor, inception_file, save_features
+from facelab.evaluation.likelihood import elbo, log_snr_timesteps
+from facelab.evaluation.metrics import frechet_difference, frechet_estimate, memorization, spectrum_amplitudes
+from facelab.evaluation.statistics import Interval, average, difference, mean_interval, to_jsonable, wilson
+from facelab.images import to_uint8
+from facelab.pretrained import load, names
+from facelab.samplers import DDIM, AdamsBashforth, Heun, generate
+
+SAMPLERS = {"ddim": DDIM, "heun": Heun, "adams-bashforth": AdamsBashforth}
+PEOPLE = ("Male", "Young", "Pale_Skin")  # sex, age and skin, as far as the labels describe them
+TABLE1 = {  # name: weights, conditioned on labels, guidance scale
+    "report, unconditional": ("report-unconditional", False, 1.0),
+    "report, conditional": ("report-conditional", True, 1.0),
+    "facelab, unconditional": ("celeba", False, 1.0),
+    "facelab, guidance scale 1": ("celeba", True, 1.0),
+    "facelab, guidance scale 2": ("celeba", True, 2.0),
+}
+LAST = 50  # the last timestep of the variational bound, which is lowest with 40 to 60 on training digits
+
+
+class Run:
+    """Weights that are measured, with the command's options: their conditions, generated images, and reference."""
+
+    def __init__(self, args: argparse.Namespace, name: str = ""):
+        self.args, self.name = args, name or args.model
+        self.model = load(self.name, device())
+        self.attributes, self.sha256 = self.model.attributes, self.model.card["sha256"]
+        if self.model.denoiser is None or self.attributes not in (CELEBA, SYNTHETIC):
+            raise ValueError(f"{self.name!r} generates no faces: take the weights of a face model.")
+        self.data = "celeba" if self.attributes == CELEBA else "synthetic"
+
+    @functools.cached_property
+    def faces(self) -> AttributeDataset:
+        """Real images with labels, on which the model was not trained."""
+        return default_faces("score", self.data)
+
+    @functools.cached_property
+    def classifier(self):
+        return load(accuracy.CLASSIFIERS[self.data], device()).classifier
+
+    @functools.cached_property
+    def labels(self) -> Tensor:
+        """(N, K) labels of the whole validation split, without images."""
+        return celeba_conds("valid")[1] if self.data == "celeba" else people(SPLIT_SIZES["train"], "valid")[0]
+
+    @property
+    def cond(self) -> Tensor:
+        """(count, K) random rows of labels, chosen independently of the reference images."""
+        return self.labels[report.disjoint_rows(len(self.labels), self.args.count, seed=self.args.seed + 1)[0]].float()
+
+    def images(self, cond: Tensor, guidance_scale: float = 1.0, weak: "Run | None" = None, **options) -> Tensor:
+        """(B, C, H, W) uint8 images generated for conditions (B, K)."""
+        scale = 1.0 if self.model.denoiser.config.conditioning == "none" else guidance_scale
+        options = {"steps": self.args.steps, "sampler": self.args.sampler, "guidance_scale": scale} | options
+        words = self.sha256, weak and weak.sha256, self.args.seed, tuple(cond.shape), *sorted(options.items())
+        digest = hashlib.sha256(repr(words).encode() + cond.float().numpy().tobytes()).hexdigest()
+        if not (file := cache_dir() / "generated" / f"{digest[:24]}.safetensors").is_file():
+            options["sampler"] = SAMPLERS[options["sampler"]]
+            images = generate(self.model, cond, seed=self.args.seed, weak=weak and weak.model, progress=True, **options)
+            with atomic_write(file) as part:
+                save_file({"images": to_uint8(images)}, part)
+        return load_file(file)["images"]
+
+    def accuracy(self, images: Tensor, cond: Tensor) -> Interval:
+        """Mean balanced accuracy over the attributes; chance is 0.5."""
+        return accuracy.mean_balanced_accuracy(self.predict(images), cond, self.attributes)
+
+    def predict(self, images: Tensor) -> Tensor:
+        return accuracy.predict_attributes(self.classifier, images)
+
+    def reference_images(self) -> list[Tensor]:
+        """`count` real images as the reference, and as many others."""
+        rows = report.disjoint_rows(len(self.faces), self.args.count, self.args.count, seed=self.args.seed)
+        return [self.faces.images[part] for part in rows]
+
+    def networks(self) -> list:
+        """The feature extractors of --features; "auto" is EfficientNet, the classifier, and Inception where it is there."""
+        auto = ["efficientnet", accuracy.CLASSIFIERS[self.data]]
+        auto += ["inception"] if self.args.download or inception_file() else []
+        wanted = auto if self.args.features == ["auto"] else self.args.features
+        return [extractor(name, self.args.download) for name in wanted]
+
+    def about(self, measures: str, **more) -> dict:
+        """What every record says about itself."""
+        facts = {
+            "measures": measures,
+            "model": f"{self.name}, sha256 {self.sha256[:16]}",
+            "reference": self.faces.source,
+        }
+        return facts | {key: getattr(self.args, key) for key in ("sampler", "steps", "count", "seed")} | more
+
+
+def efficientnet(images: Tensor) -> Tensor:
+    return extract_features(images, extractor("efficientnet"), progress=True)
+
+
+# Parts: each returns (name of the record, the record)
+
+
+def scores(args) -> tuple[str, dict]:
+    """All scores and the attribute accuracy of one model at each guidance scale."""
+    run = Run(args)
+    sets = {f"guidance scale {scale:g}": run.images(run.cond, scale) for scale in args.scales}
+    record = {"about": run.about("scores against real images"), "scores": tables_of(run, sets)}
+    return f"{args.model}_scores", record | {
+        "attribute_accuracy": {of: run.accuracy(x, run.cond) for of, x in sets.items()}
+    }
+
+
+def tables_of(run: Run, sets: dict[str, Tensor]) -> list[dict]:
+    count, seed = run.args.count, run.args.seed
+    return [report.evaluate(run.faces.images, sets, net, count, seed, True).to_json() for net in run.networks()]
+
+
+def attributes(args) -> tuple[str, dict]:
+    """Attribute accuracy at each guidance scale, with all, one or three attributes specified; with one also leakage."""
+    run, tables, leaks = Run(args), {}, {}
+    cond = evaluated = run.cond
+    if args.specified != "all":
+        cond, evaluated = conditions(
+            run.labels, run.attributes, int(args.specified), args.per_value, chosen(run), args.seed
+        )
+    on_real, predicted_real = accuracy.classifier_accuracy(run.classifier, run.faces), run.predict(run.faces.images)
+    for scale in args.scales:
+        images = run.images(cond, scale)
+        tables[f"{scale:g}"] = accuracy.attribute_table(run.classifier, images, evaluated, on_real).to_json()
+        if args.specified == "1":
+            leaks[f"{scale:g}"] = leaks_of(run.predict(images), cond, predicted_real, run.faces)
+    measures = "balanced accuracy of attributes by a classifier, beside that on real images; chance is 0.5"
+    mean = accuracy.mean_balanced_accuracy(predicted_real, run.faces.conds, run.attributes)
+    about = run.about(measures, specified=args.specified, count=len(cond), mean_on_real_images=mean)
+    return f"{args.model}_attributes_{args.specified}", {"about": about, "guidance_scales": tables, "leakage": leaks}
+
+
+def chosen(run: Run) -> list[str]:
+    wanted = run.args.names or [name for name in accuracy.TWELVE if name in run.attributes]
+    return list(run.attributes) if wanted == ["all"] else wanted
+
+
+def conditions(labels: Tensor, attributes: Attributes, specified: int, per_value: int, names: list[str], seed: int = 0):
+    """(conditions, the same with only the evaluated attribute): each name `per_value` times positive and negative.
+
+    One attribute of each condition is evaluated. Specified besides it are `specified` - 1 others of `names`, with their values
+    in a random row of `labels` that has the evaluated value, so that every value has a fair sample of its rows.
+    """
+    generator, columns = torch.Generator().manual_seed(seed), [attributes.index(name) for name in names]
+    conds, evaluated = [], []
+    for column, sign in ((column, sign) for column in columns for sign in (1, -1)):
+        if len(rows := (labels[:, column] == sign).nonzero()[:, 0]) == 0:
+            raise ValueError(f"no row has the value {sign} of {attributes.names[column]}: leave it out of --names.")
+        others = torch.tensor([i for i in columns if i != column], dtype=torch.long)
+        for row in rows[torch.randint(len(rows), (per_value,), generator=generator)]:
+            extra = others[torch.randperm(len(others), generator=generator)[: specified - 1]]
+            evaluated.append(torch.zeros(len(attributes)).index_fill(0, torch.tensor(column), sign))
+            conds.append(evaluated[-1].index_put((extra,), labels[row, extra].float()))
+    return torch.stack(conds), torch.stack(evaluated)
+
+
+def leaks_of(predicted: Tensor, cond: Tensor, predicted_real: Tensor, real: AttributeDataset) -> dict:
+    """The leakage matrices, rounded, the strongest leaks, and the bias amplification."""
+    found = accuracy.leakage(predicted, cond, predicted_real, real)
+    record = {
+        "specified": list(dict.fromkeys(cell.specified for cell in found.rows)),
+        "affected": list(real.attributes),
+    }
+    record |= {part: (found.matrix(part) * 1e4).round() / 1e4 for part in ("generated", "real", "excess")}
+    return record | {
+        "strongest": found.strongest(40),
+        "amplification": amplification(predicted, cond, predicted_real, real),
+    }
+
+
+def amplification(
+    predicted: Tensor, cond: Tensor, predicted_real: Tensor, real: AttributeDataset
+) -> dict[str, Interval]:
+    """{attribute of `PEOPLE`: its bias amplification, the mean over conditions of one attribute}: Zhao et al. 2017.
+
+    For a condition whose real images have the attribute more often than all have: by how much more often generated ones have
+    it. For the others, by how much less often.
+    """
+    found, alone = {}, (cond != 0).sum(1) == 1
+    for j in (real.attributes.index(name) for name in PEOPLE if name in real.attributes):
+        usual, gaps = (predicted_real[:, j] > 0).double().mean().item(), []
+        for i, sign in ((i, sign) for i in range(len(real.attributes)) if i != j for sign in (1, -1)):
+            sets = predicted[alone & (cond[:, i] == sign), j], predicted_real[real.conds[:, i] == sign, j]
+            if all(map(len, sets)):
+                ours, data = (wilson(int((x > 0).sum()), len(x)) for x in sets)
+                gaps.append(difference(ours, data) if data.value >= usual else difference(data, ours))
+        found |= {real.attributes.names[j]: average(gaps)} if gaps else {}
+    return found
+
+
+def guidance(args) -> tuple[str, dict]:
+    """Distance and attribute accuracy at each guidance scale, or each scale of autoguidance by --weak (Karras et al. 2024).
+
+    Beside it, how far specifying Smiling alone changes its own rate and, as leakage, that of Male.
+    """
+    run, rows, weak = Run(args), [], Run(args, args.weak) if args.weak else None
+    real, other = map(efficientnet, run.reference_images())
+    yes, no = (run.attributes.encode(Smiling=value).expand(args.per_value, -1) for value in (True, False))
+    for scale in args.scales:
+        options = {"weak": weak, "weak_scale": scale} if weak else {"guidance_scale": scale}
+        images = run.images(run.cond, **options)
+        # Both values start from the same noise.
+        changes = rate_changes(run, *(run.predict(run.images(cond, **options)) for cond in (yes, no)))
+        row = {"scale": scale, "frechet_distance": frechet_estimate(real, efficientnet(images))}
+        rows.append(row | {"attribute_accuracy": run.accuracy(images, run.cond)} | changes)
+    smiling = run.labels[:, run.attributes.index("Smiling")]
+    in_data = rate_changes(run, run.labels[smiling > 0], run.labels[smiling < 0])
+    measures = (
+        "Fréchet distance in EfficientNet-Lite0's features (not FID) and attribute accuracy (chance 0.5) by scale"
+    )
+    facts = {"distance_of_two_real_sets": frechet_estimate(real, other), "changes_in_data": in_data}
+    facts |= {"weak": f"{weak.name}, sha256 {weak.sha256[:16]}"} if weak else {}
+    return f"{args.model}_{'autoguidance' if weak else 'guidance'}", {
+        "about": run.about(measures, **facts),
+        "rows": rows,
+    }
+
+
+def rate_changes(run: Run, positive: Tensor, negative: Tensor) -> dict[str, Interval]:
+    found = {}
+    for name in ("Smiling", "Male"):
+        rates = [(x[:, run.attributes.index(name)] > 0) for x in (positive, negative)]
+        found[f"change_of_{name}"] = difference(*(wilson(int(rate.sum()), len(rate)) for rate in rates))
+    return found
+
+
+def steps(args) -> tuple[str, dict]:
+    """Distance of unguided images by every sampler and number of function evaluations, from the same noise."""
+    run, rows = Run(args), []
+    real, other = map(efficientnet, run.reference_images())
+    for sampler in args.samplers:
+        found = {n: efficientnet(run.images(run.cond, steps=n, sampler=sampler)) for n in args.nfe}
+        for n, x in found.items():
+            row = {"sampler": sampler, "nfe": n, "frechet_distance": frechet_estimate(real, x)}
+            rows.append(row | {"minus_that_of_most": frechet_difference(real, x, found[max(args.nfe)])})
+    measures = "Fréchet distance in EfficientNet-Lite0's features (not FID) by number of function evaluations (NFE)"
+    facts = {"distance_of_two_real_sets": frechet_estimate(real, other)}
+    return f"{args.model}_steps", {"about": run.about(measures, **facts), "rows": rows}
+
+
+def table1(args) -> tuple[str, dict]:
+    """The report's table 1 redone: its two models and facelab's; scores, attribute accuracy, NFE, seconds, comparisons."""
+    lines = {of: line for of, line in TABLE1.items() if line[0] in names()}
+    runs, sets, rows = {weights: Run(args, weights) for weights, _, _ in lines.values()}, {}, {}
+    run = runs["celeba"]
+    for of, (weights, conditioned, scale) in lines.items():
+        given = run.cond if conditioned else torch.zeros_like(run.cond)
+        sets[of] = runs[weights].images(given, scale)
+        # Unconditional images are compared with the same labels: that is chance.
+        rows[of] = {"weights": weights, "attribute_accuracy": run.accuracy(sets[of], run.cond)}
+        rows[of] |= {"nfe": args.steps * (1 if scale == 1 else 2), "seconds": seconds(runs[weights], given, scale)}
+    features = {of: efficientnet(x) for of, x in ({"real": run.reference_images()[0]} | sets).items()}
+    pairs = [(a, b) for i, a in enumerate(sets) for b in list(sets)[i + 1 :]]
+    compared = [{"a": a, "b": b} | report.compare(*(features[of] for of in ("real", a, b)))._asdict() for a, b in pairs]
+    for order, (of, x) in enumerate(features.items() if args.out else ()):
+        file = args.out / f"table1_{of.replace(',', '').replace(' ', '_')}.safetensors"
+        save_features(file, x, images=of, order=order, extractor=extractor("efficientnet").description)
+    missing = [of for of in TABLE1 if of not in lines]
+    about = run.about("table 1 of the report, redone; seconds an image, of the CPU where it is one", missing=missing)
+    return "table1", {"about": about, "scores": tables_of(run, sets), "models": rows, "comparisons": compared}
+
+
+def seconds(run: Run, cond: Tensor, scale: float, count: int = 4) -> float:
+    clock = time.process_time if device().type == "cpu" else time.perf_counter
+    options = {"guidance_scale": scale, "sampler": SAMPLERS[run.args.sampler]}
+    generate(run.model, cond[:1], steps=1, **options)  # warms up
+    start = clock()
+    generate(run.model, cond[:count], steps=run.args.steps, **options)
+    return round((clock() - start) / count, 4)
+
+
+def memorized(args) -> tuple[str, dict]:
+    """Are generated images nearer to training images than to as many held-out ones, in pixels and in features?"""
+    run = Run(args)
+    train, held_out = (default_faces(split, run.data) for split in ("train", "valid"))
+    count, rows = min(len(held_out), len(train) // 2), {}
+    known, others = (train.images[part] for part in report.disjoint_rows(len(train), count, count, seed=args.seed))
+    sets = {"generated": run.images(run.cond), "other training images (new)": others[: args.count]}
+    sets |= {"these training images (copies)": known[: args.count]}
+    for space, extract in {"pixels": lambda x: x, "EfficientNet-Lite0": efficientnet}.items():
+        near, far = extract(known), extract(held_out.images)
+        rows[space] = {of: memorization(extract(images), near, far, args.seed) for of, images in sets.items()}
+    measures = f"share of images nearer to {count:,} training images than to as many held-out ones; 0.5 is chance"
+    return f"{args.model}_memorization", {"about": run.about(measures, train=train.source), "rows": rows}
+
+
+def features(args) -> tuple[str, dict]:
+    """Features of CelebA's valid images, against which anybody can measure a distance: numbers, no images."""
+    real = celeba("valid")
+    rows = report.disjoint_rows(len(real), min(2000, len(real)), seed=args.seed)[0]
+    about = {"images": real.source, "crop": "(0, 20, 178, 198) of the aligned image, Lanczos to 64x64"}
+    about |= {"extractor": extractor("efficientnet").description, "count": len(rows), "seed": args.seed}
+    found = efficientnet(real.images[rows])
+    if args.out:
+        save_features(args.out / "celeba_valid_features.safetensors", found, **about)
+    return "celeba_valid_features", {"about": about}
+
+
+def likelihood(args) -> tuple[str, dict]:
+    """The variational bound of `count` training digits and of as many held-out ones, step by step."""
+    model, record = load("mnist", device()), {}
+    timesteps = log_snr_timesteps(model.schedule, args.steps, LAST)
+    for split in ("train", "test"):
+        digits = mnist(split)
+        if digits.name != "mnist":
+            raise ValueError("the shipped digits are training images: put MNIST's official files into FACELAB_DATA.")
+        x_0, cond = digits.subset(report.disjoint_rows(len(digits), args.count, seed=args.seed)[0])[:]
+        batches = enumerate(zip(x_0.to(device()).split(25), cond.to(device()).split(25), strict=True))
+        bits = [elbo(model.denoiser, *b, model.schedule, timesteps, seed=args.seed + i) for i, b in batches]
+        terms = {
+            key: torch.cat([getattr(one, key) for one in bits]).cpu() for key in ("total", "prior", "steps", "decoder")
+        }
+        record[split] = {key: x.mean(0) for key, x in terms.items()} | {"total": mean_interval(terms["total"])}
+    about = {"measures": "variational bound in bits per dimension, given the digit, 256 levels", "timesteps": timesteps}
+    about |= {"model": f"mnist, sha256 {model.card['sha256'][:16]}", "count": args.count, "seed": args.seed}
+    gap = difference(record["train"]["total"], record["test"]["total"])
+    return "mnist_likelihood", {"about": about} | record | {"train_minus_test": gap}
+
+
+def spectrum(args) -> tuple[str, dict]:
+    """Amplitudes at periods of 2 and 4 pixels of generated and real images: checkerboard artifacts."""
+    run, rows = Run(args), {}
+    sets = {"real": run.reference_images()[0]}
+    for of, images in (
+        sets | {f"guidance scale {scale:g}": run.images(run.cond, scale) for scale in args.scales}
+    ).items():
+        each = [spectrum_amplitudes(image[None]) for image in images]
+        rows[of] = {place: mean_interval(torch.tensor([one[place] for one in each])) for place in each[0]}
+    return f"{args.model}_spectrum", {"about": run.about("mean |FFT| / pixels, in grey levels of 255"), "rows": rows}
+
+
+def labels(args) -> tuple[str, dict]:
+    """Frequencies, correlations and contradictions of all of CelebA's labels."""
+    rows = torch.cat([celeba_conds(split)[1] for split in ("train", "valid", "test")])
+    return "celeba_labels", {"about": {"measures": "CelebA's labels, all rows"}} | label_statistics(
+        rows, CELEBA
+    ).to_json()
+
+
+def classifier(args) -> tuple[str, dict]:
+    """Balanced accuracy of the classifier on real images: all of them, and by sex and age."""
+    run, groups = Run(args), {}
+    predicted = run.predict(run.faces.images)
+    cells = {"all": {}, "women": {"Male": False}, "men": {"Male": True}}
+    cells |= {
+        f"{who}, {age}": cells[who] | {"Young": age == "young"}
+        for who in ("women", "men")
+        for age in ("young", "older")
+    }
+    for group, values in cells.items():
+        cond = run.attributes.encode(**values)
+        rows = ((run.faces.conds == cond) | (cond == 0)).all(1)
+        found = accuracy.balanced_accuracy(predicted[rows], run.faces.conds[rows], run.attributes)
+        groups[group] = {"count": int(rows.sum()), "balanced_accuracy": found}
+    about = {"measures": "balanced accuracy of the classifier on real images", "images": run.faces.source}
+    about["classifier"] = load(accuracy.CLASSIFIERS[run.data]).card["sha256"][:16]
+    return f"{run.data}_classifier", {"about": about, "groups": groups}
+
+
+PARTS = {
+    "scores": scores, "attributes": attributes, "guidance": guidance, "steps": steps, "table1": table1,
+    "autoguidance": guidance, "memorization": memorized, "features": features, "likelihood": likelihood, "spectrum": spectrum,
+    "labels": labels, "classifier": classifier,
+}  # fmt: skip
+
+
+def arguments(parts) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("part", choices=sorted(parts))
+    add("--model", default="celeba", help="name or folder of the weights")
+    add("--count", type=int, default=600, help="images of a set")
+    add("--per-value", type=int, default=50, help="positive and negative conditions of each attribute")
+    add("--names", nargs="+", help="attributes, or all; by default twelve that stand for them")
+    add("--specified", choices=("all", "1", "3"), default="all", help="attributes: how many are specified together")
+    add("--scales", nargs="+", type=float, default=[1.0, 2.0, 4.0], help="guidance scales")
+    add("--weak", help="autoguidance: name or folder of the weak network's weights")
+    add("--steps", type=int, default=10)
+    add("--sampler", choices=SAMPLERS, default="adams-bashforth")
+    add("--samplers", nargs="+", choices=SAMPLERS, default=list(SAMPLERS), help="steps: which samplers")
+    add("--nfe", nargs="+", type=int, default=[5, 10, 20, 50, 100], help="steps: numbers of function evaluations")
+    add(
+        "--features",
+        nargs="+",
+        default=["auto"],
+        help="feature extractors: inception, efficientnet, or a classifier's name",
+    )
+    add("--download", action="store_true", help="download Inception's weights if they are missing (96 MB)")
+    add("--seed", type=int, default=0)
+    add("--out", type=Path, metavar="DIR", help="where the record is written; without it, it is only printed")
+    return parser
+
+
+def main(argv: list[str] | None = None, parts=PARTS, script: str = "record_results.py") -> None:
+    """Measure one part, print its record, and write it where --out names a folder."""
+    argv = sys.argv[1:] if argv is None else argv
+    args = (parser := arguments(parts)).parse_args(argv)
+    if (args.part == "autoguidance") != bool(args.weak):
+        parser.error("autoguidance needs --weak, and only autoguidance takes it.")
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)  # before hours of measuring
+    name, record = parts[args.part](args)
+    words = ["data/results" if word == str(args.out) else word for word in argv]
+    facts = {"command": shlex.join(["python", f"data/make/{script}", *words]), "machine": machine()}
+    record["about"] |= facts | {"date": time.strftime("%Y-%m-%d")}
+    text = json.dumps(to_jsonable(record), indent=1, allow_nan=False)
+    print(text)
+    if args.out:
+        with atomic_write(args.out / f"{Path(name).name}.json") as part:
+            part.write_text(text + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()

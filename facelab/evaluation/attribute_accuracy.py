@@ -1,0 +1,211 @@
+"""Attribute accuracy: does an independent classifier predict the attributes that images were conditioned on?
+
+    balanced accuracy = (true positive rate + true negative rate) / 2
+
+Chance is 0.5, however rare the attribute. Only specified attributes (not 0) count. The classifier errs on real images too, so
+its balanced accuracy there stands beside every value.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from statistics import NormalDist
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from facelab.attributes import Attributes
+from facelab.data.dataset import AttributeDataset
+from facelab.evaluation.statistics import NOT_AVAILABLE, Interval, Table, as_cell, average, difference, wilson
+from facelab.images import to_uint8
+from facelab.samplers import generate
+
+# Twelve attributes that stand for CelebA's forty where each costs hundreds of images: common and rare, hair, face, worn.
+TWELVE = (
+    "Smiling Male Blond_Hair Black_Hair Bangs Eyeglasses Wearing_Hat Heavy_Makeup Wearing_Lipstick No_Beard Bald Gray_Hair"
+).split()
+# By the name of the dataset whose images they classify.
+CLASSIFIERS = {"celeba": "celeba-classifier", "synthetic": "synthetic-classifier"} | dict.fromkeys(
+    ("mnist", "mnist-5000"), "mnist-classifier"
+)
+
+
+class BalancedAccuracy(NamedTuple):
+    """Balanced accuracy with its interval, and both rates; NaN where one of the rates is None, for want of images."""
+
+    value: float
+    low: float
+    high: float
+    true_positive_rate: Interval | None
+    true_negative_rate: Interval | None
+
+    __str__ = as_cell
+
+
+def predict_attributes(classifier, images: Tensor, batch_size: int = 500) -> Tensor:
+    """(B, K) int8 of -1 and +1: predictions on images (B, C, H, W), uint8 or in [-1, 1], rounded to 256 levels."""
+    if classifier.attributes.exclusive:
+        raise ValueError("this classifier predicts one class of an image: take `class_hits` or `class_accuracy`.")
+    parts = (to_uint8(part).float() / 127.5 - 1 for part in images.split(batch_size))
+    return torch.cat([classifier.predict(part).to(torch.int8) for part in parts])
+
+
+def balanced_accuracy(predicted: Tensor, cond: Tensor, attributes: Attributes) -> dict[str, BalancedAccuracy]:
+    """{name: agreement of predictions (B, K) with the conditions or labels (B, K)}; 0 in `cond` does not count."""
+    _check_shapes(predicted, cond, attributes)
+
+    def rate(column, sign):
+        rows = cond[:, column].sign() == sign
+        return wilson(int((predicted[rows, column] == sign).sum()), int(rows.sum())) if rows.any() else None
+
+    found = {}
+    for i, name in enumerate(attributes):
+        rates = rate(i, 1), rate(i, -1)
+        found[name] = BalancedAccuracy(*(average(rates) if all(rates) else NOT_AVAILABLE)[:3], *rates)
+    return found
+
+
+def mean_balanced_accuracy(
+    predicted: Tensor, cond: Tensor, attributes: Attributes, names: Iterable[str] | None = None, seed: int = 0
+) -> Interval:
+    """The mean over all names (by default all attributes) of which both values are specified somewhere.
+
+    All attributes are predicted on the same images, so the interval is value plus or minus 1.96 standard deviations of 200
+    bootstrap replicates of the images.
+    """
+    _check_shapes(predicted, cond, attributes)
+    columns = torch.tensor([attributes.index(name) for name in (attributes if names is None else names)])
+    columns = columns[((cond[:, columns] > 0).any(0) & (cond[:, columns] < 0).any(0))]
+    if len(columns) == 0:
+        raise ValueError("no attribute has both values among these conditions, so no accuracy can be balanced.")
+    specified = torch.stack([cond[:, columns] > 0, cond[:, columns] < 0]).double()
+    hits = specified * torch.stack([predicted[:, columns] > 0, predicted[:, columns] < 0])
+    rows = torch.randint(len(cond), (200, len(cond)), generator=torch.Generator().manual_seed(seed))
+    weights = torch.stack([torch.ones(len(cond)), *(row.bincount(minlength=len(cond)) for row in rows)]).double()
+    means = (weights @ hits / (weights @ specified)).mean(0).nanmean(1)  # leaves out a value that a replicate lacks
+    value, half = means[0].item(), 1.96 * means[1:].std().item()
+    return Interval(value, max(0.0, value - half), min(1.0, value + half), len(cond))
+
+
+def classifier_accuracy(classifier, dataset: AttributeDataset) -> dict[str, BalancedAccuracy]:
+    """{name: how well the classifier predicts the labels of real images}; 0 is an unknown label."""
+    if dataset.attributes != classifier.attributes:
+        raise ValueError("the real images have other attributes than the classifier predicts.")
+    return balanced_accuracy(predict_attributes(classifier, dataset.images), dataset.conds, dataset.attributes)
+
+
+class AttributeRow(NamedTuple):
+    """One attribute: balanced accuracy of generated images, of the classifier on real ones, and the second minus the first."""
+
+    attribute: str
+    generated: BalancedAccuracy
+    real_images: BalancedAccuracy
+    gap: Interval
+
+
+def attribute_table(
+    classifier, generated: Tensor, cond: Tensor, real: AttributeDataset | dict, names: list[str] | None = None, **about
+) -> Table:
+    """How accurately images (B, C, H, W) show their conditions (B, K), by attribute; `about["mean"]` by group of attributes.
+
+    `real`: real images with labels, or their `classifier_accuracy`. `names`: the rows, by default every attribute of which both
+    values are specified. `about`: what to record beside the table.
+    """
+    on_real = classifier_accuracy(classifier, real) if isinstance(real, AttributeDataset) else real
+    attributes, predicted = classifier.attributes, predict_attributes(classifier, generated)
+    found = balanced_accuracy(predicted, cond, attributes)
+    complete = [name for name, accuracy in found.items() if not math.isnan(accuracy.value)]
+    names = complete if names is None else names
+    groups = {"all": attributes.names} | (attributes.groups if len(attributes.groups) > 1 else {})
+    groups = {group: [name for name in some if name in names and name in complete] for group, some in groups.items()}
+    means = {group: mean_balanced_accuracy(predicted, cond, attributes, some) for group, some in groups.items() if some}
+    rows = [AttributeRow(name, found[name], on_real[name], difference(on_real[name], found[name])) for name in names]
+    caption = f"balanced accuracy, chance 0.500; mean of generated images: {means.get('all', '-')}"
+    return Table(tuple(rows), about | {"caption": caption, "mean": means})
+
+
+def class_hits(images: Tensor, cond: Tensor, classifier) -> Interval:
+    """The share of images (B, C, H, W) in [-1, 1] that are classified as the one class which `cond` (B, K) specifies."""
+    if not classifier.attributes.exclusive:
+        raise ValueError("class_hits takes a classifier of exclusive classes, such as MNIST's digits.")
+    return wilson(int((classifier.predict(images) == cond.argmax(1)).sum()), len(images))
+
+
+def class_accuracy(model, classifier, guidance_scale, per_class: int, steps=10, sampler=None, seed=1) -> Interval:
+    """The share of generated images that are classified as their class, `per_class` images of every class."""
+    cond = torch.eye(len(classifier.attributes)).repeat(per_class, 1)
+    images = generate(
+        model, cond, guidance_scale=guidance_scale, steps=steps, sampler=sampler, seed=seed, batch_size=100
+    )
+    return class_hits(images, cond, classifier)
+
+
+class Leak(NamedTuple):
+    """By how much specifying one attribute changes the predicted rate of another; excess = generated - real.
+
+    `significant`: the excess differs from zero after a Bonferroni correction for all cells of the matrix.
+    """
+
+    specified: str
+    affected: str
+    generated: Interval
+    real: Interval
+    excess: Interval
+    significant: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Leakage(Table):
+    """All cells of the leakage matrix, row by row; shown are the strongest."""
+
+    def matrix(self, part: str = "excess") -> Tensor:
+        """(specified, affected) of `excess`, `generated` or `real`, float64; NaN where there are no such images."""
+        values = torch.tensor([getattr(cell, part).value for cell in self.rows], dtype=torch.float64)
+        return values.reshape(len({cell.specified for cell in self.rows}), -1)
+
+    def strongest(self, count: int = 10) -> list[Leak]:
+        """The significant cells off the diagonal, the largest excess first."""
+        cells = [cell for cell in self.rows if cell.significant and cell.specified != cell.affected]
+        return sorted(cells, key=lambda cell: -abs(cell.excess.value))[:count]
+
+    def cells(self) -> list[tuple[str, ...]]:
+        return [Leak._fields[:5], *(tuple(map(as_cell, cell[:5])) for cell in self.strongest())]
+
+
+def leakage(predicted: Tensor, cond: Tensor, predicted_real: Tensor, real: AttributeDataset) -> Leakage:
+    """The leakage matrix, of conditions (B, K) that specify one attribute alone; others do not count.
+
+        leak(i, j) = P(j | i specified) - P(j | not i specified)  -  the same among real images with and without i
+
+    P is the rate at which the classifier predicts j, from its predictions on generated (B, K) and on real images (N, K), with
+    its errors in both. Beards come with men in the data too: only the excess is the model's own.
+    """
+    names = real.attributes.names
+    _check_shapes(predicted, cond, real.attributes), _check_shapes(predicted_real, real.conds, real.attributes)
+    alone = (cond != 0).sum(1) == 1
+    columns = [i for i in range(len(names)) if (cond[alone, i] != 0).any()]
+    if not columns:
+        raise ValueError("leakage takes conditions that specify one attribute alone, and none of these does.")
+    bonferroni = NormalDist().inv_cdf(1 - 0.025 / (len(columns) * max(1, len(names) - 1)))
+
+    def change(groups, j, z):
+        if not all(map(len, groups)):
+            return NOT_AVAILABLE
+        return difference(*(wilson(int((rows[:, j] > 0).sum()), len(rows), z) for rows in groups))
+
+    cells = []
+    for i in columns:
+        groups = [[predicted[alone & (cond[:, i].sign() == sign)] for sign in (1, -1)]]
+        groups.append([predicted_real[real.conds[:, i] == sign] for sign in (1, -1)])
+        for j, name in enumerate(names):
+            ours, data = (change(group, j, 1.96) for group in groups)
+            wide = difference(*(change(group, j, bonferroni) for group in groups))
+            cells.append(Leak(names[i], name, ours, data, difference(ours, data), wide.low > 0 or wide.high < 0))
+    return Leakage(tuple(cells), {"caption": "attribute leakage: the strongest changes beyond those in the data"})
+
+
+def _check_shapes(predicted: Tensor, cond: Tensor, attributes: Attributes) -> None:
+    if predicted.shape != cond.shape or predicted.ndim != 2 or predicted.shape[1] != len(attributes):
+        shapes = f"{tuple(predicted.shape)} and {tuple(cond.shape)}"
+        raise ValueError(f"predictions and conditions must both be (B, {len(attributes)}), got {shapes}.")

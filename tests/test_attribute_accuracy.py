@@ -1,0 +1,316 @@
+"""Attribute accuracy and leakage, in worlds where it is known exactly what is generated and what is predicted."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from facelab.analytic import GaussianDenoiser
+from facelab.attributes import DIGITS, Attributes
+from facelab.data.dataset import AttributeDataset
+from facelab.evaluation.attribute_accuracy import (
+    Leak,
+    Leakage,
+    attribute_table,
+    balanced_accuracy,
+    class_accuracy,
+    class_hits,
+    classifier_accuracy,
+    leakage,
+    mean_balanced_accuracy,
+    predict_attributes,
+)
+from facelab.evaluation.statistics import Interval
+from facelab.samplers import DDIM, generate
+from facelab.schedules import rectified_flow
+
+NAMES = Attributes(["Hat", "Glasses", "Smiling", "Male"], {"worn": ["Hat", "Glasses"], "face": ["Smiling", "Male"]})
+SHAPE = (1, 2, 2)  # one pixel for each attribute: bright is yes, dark is no
+
+
+def uniform(*shape, seed=0):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def random_labels(count, rates=(0.05, 0.1, 0.5, 0.3), seed=0):
+    """(N, 4) of -1 and +1, independent, with these rates of +1."""
+    return torch.where(uniform(count, 4, seed=seed) < torch.tensor(rates), 1, -1).to(torch.int8)
+
+
+def images_of(conds):
+    """The images that show exactly these attributes."""
+    return torch.where(conds > 0, 230, 25).to(torch.uint8).reshape(-1, *SHAPE)
+
+
+def dataset(conds, names=NAMES):
+    images = images_of(conds) if names is NAMES else torch.zeros(len(conds), 1, 1, 1, dtype=torch.uint8)
+    return AttributeDataset(images, conds, names, "made for this test", "test")
+
+
+class Classifier:
+    """Predicts from a pixel; a positive (negative) one is right with probability `tpr` (`tnr`)."""
+
+    attributes = NAMES
+
+    def __init__(self, tpr=1.0, tnr=1.0):
+        self.tpr, self.tnr, self.generator = tpr, tnr, torch.Generator().manual_seed(5)
+
+    def predict(self, images):
+        assert images.is_floating_point() and images.abs().max() <= 1
+        shown = images.flatten(1).sign()
+        right = torch.rand(shown.shape, generator=self.generator) < torch.where(shown > 0, self.tpr, self.tnr)
+        return torch.where(right, shown, -shown).long()
+
+
+def model(follow=lambda cond: cond, std=0.1):
+    """A denoiser whose pixels are as bright as its condition; unspecified ones are anything."""
+    denoiser = GaussianDenoiser(lambda cond: 0.8 * follow(cond).reshape(-1, *SHAPE), std, rectified_flow())
+    denoiser.shape, denoiser.attributes, denoiser.device = SHAPE, NAMES, torch.device("cpu")
+    return denoiser
+
+
+def table(denoiser, cond, classifier=None, guidance_scale=1.0):
+    images = generate(denoiser, cond, guidance_scale=guidance_scale, steps=5, sampler=DDIM)
+    return attribute_table(classifier or Classifier(), images, cond, dataset(random_labels(500)))
+
+
+def alone(each=20, count=4):
+    """Each attribute alone, `each` times positive and negative."""
+    signs = torch.tensor([1.0, -1.0]).repeat_interleave(each)
+    return torch.cat([torch.eye(count)[i] * signs[:, None] for i in range(count)])
+
+
+# accuracy
+
+
+@pytest.mark.parametrize("cond", [random_labels(400).float(), alone()], ids=["all specified", "one specified"])
+def test_a_model_that_follows_its_condition_and_one_that_does_the_opposite(cond):
+    for row in table(model(), cond).rows:
+        assert row.generated.value == row.real_images.value == 1 and row.gap.value == 0
+        assert row.generated.high == 1 and 0.8 < row.generated.low < 1 and row.gap.high > 0
+    opposite = table(model(lambda cond: -cond), cond)
+    assert [row.generated.value for row in opposite.rows] == [0] * 4
+    assert [row.gap.value for row in opposite.rows] == [1] * 4 and opposite.about["mean"]["all"].value == 0
+
+
+@pytest.mark.parametrize("case", ["guidance scale 0", "condition ignored"])
+def test_a_model_that_ignores_its_condition_is_at_chance(case):
+    cond = random_labels(600, (0.3, 0.2, 0.5, 0.7)).float()
+    denoiser = model(std=0.5) if case == "guidance scale 0" else model(torch.zeros_like, std=0.5)
+    for row in table(denoiser, cond, guidance_scale=float(case != "guidance scale 0")).rows:
+        assert row.generated.low < 0.5 < row.generated.high and row.gap.low > 0.3
+
+
+def test_the_classifiers_errors_are_in_both_columns():
+    cond = random_labels(2000, (0.3, 0.2, 0.5, 0.7)).float()
+    real = dataset(random_labels(3000, (0.5, 0.5, 0.5, 0.1)))
+    for row in attribute_table(Classifier(0.9, 0.7), images_of(cond), cond, real).rows:
+        rates = row.generated.true_positive_rate.value, row.generated.true_negative_rate.value
+        assert rates == pytest.approx((0.9, 0.7), abs=0.04)
+        assert (row.generated.value, row.real_images.value) == pytest.approx((0.8, 0.8), abs=0.04)
+        assert abs(row.gap.value) < 0.05 and row.gap.high - row.gap.low < 0.15
+
+
+def test_one_attribute_that_fails_is_found():
+    found = table(model(lambda cond: torch.cat([-torch.ones_like(cond[:, :1]), cond[:, 1:]], 1)), alone(30))
+    assert [row.generated.value for row in found.rows] == [0.5, 1, 1, 1]
+    hat = found.rows[0].generated
+    assert (hat.true_positive_rate.value, hat.true_negative_rate.value) == (0, 1)
+    assert {group: mean.value for group, mean in found.about["mean"].items()} == {"all": 0.875, "worn": 0.75, "face": 1}
+
+
+def test_unspecified_values_do_not_count_and_both_values_weigh_the_same():
+    cond = torch.tensor([[1, 0, 0.5, 1]] * 2 + [[-1, 0, -1, 1]] * 8)
+    predicted = torch.tensor([[1, 1, 1, 1], [-1, 1, 1, -1]] + [[-1, -1, 1, 1]] * 8)
+    found = balanced_accuracy(predicted, cond, NAMES)
+    hat = found["Hat"]
+    assert (hat.true_positive_rate.value, hat.true_negative_rate.value, hat.value) == (0.5, 1, 0.75)
+    assert (hat.true_positive_rate.n, hat.true_negative_rate.n) == (2, 8)
+    assert math.isnan(found["Glasses"].low) and found["Glasses"].true_positive_rate is None
+    assert found["Smiling"].value == 0.5 and str(found["Smiling"]).startswith("0.500 [")
+    assert found["Male"].true_positive_rate.value == 0.9 and str(found["Male"]) == "-"
+    # Predictions and conditions are not interchangeable.
+    predicted, cond = torch.tensor([[1], [1], [1], [-1]]), torch.tensor([[1], [-1], [-1], [-1]])
+    assert balanced_accuracy(predicted, cond, Attributes(["Hat"]))["Hat"].value == pytest.approx(2 / 3)
+    for wrong in ((predicted, cond[1:]), (predicted.repeat(1, 4), cond)):
+        for function in (balanced_accuracy, mean_balanced_accuracy):
+            with pytest.raises(ValueError, match=r"both be \(B, 4\), got \(4, [14]\) and"):
+                function(*wrong, NAMES)
+
+
+def test_the_mean_over_attributes_and_its_interval():
+    labels = random_labels(300, (0.2, 0.3, 0.5, 0.5))
+    rates = torch.tensor([1.0, 0.9, 0.8, 0.7])
+
+    def predicted(seed):
+        return torch.where(uniform(300, 4, seed=seed) < rates, labels, -labels)
+
+    found = mean_balanced_accuracy(predicted(3), labels.float(), NAMES)
+    each = [one.value for one in balanced_accuracy(predicted(3), labels, NAMES).values()]
+    assert found.value == pytest.approx(sum(each) / 4) and found.low < 0.85 < found.high
+    assert mean_balanced_accuracy(predicted(3), labels, NAMES, ["Hat"]).value == 1
+    values = [mean_balanced_accuracy(predicted(seed), labels, NAMES).value for seed in range(10, 110)]
+    assert found.high - found.low == pytest.approx(3.92 * torch.tensor(values).std().item(), rel=0.35)
+    cond = labels.clone()
+    cond[:, 2] = 0
+    assert mean_balanced_accuracy(predicted(3), cond, NAMES).value == pytest.approx(sum(each[:2] + each[3:]) / 3)
+    with pytest.raises(ValueError, match="no attribute has both values"):
+        mean_balanced_accuracy(predicted(3), cond, NAMES, ["Smiling"])
+
+
+def test_predictions_are_of_saved_images_in_batches():
+    conds = random_labels(50)
+    images = images_of(conds)
+    for given in (images, images.float() / 127.5 - 1, images.double() / 127.5 - 1):
+        assert torch.equal(predict_attributes(Classifier(), given, batch_size=7), conds)
+    with pytest.raises(ValueError, match="class_accuracy"):
+        predict_attributes(type("Digits", (), {"attributes": DIGITS}), images)
+    with pytest.raises(ValueError, match=r"\[-1, 1\]"):
+        predict_attributes(Classifier(), images.float())
+
+
+def test_a_table_as_json_and_text():
+    cond = alone()[:, :].clone()
+    cond[:, [1, 3]] = 0
+    real = dataset(random_labels(500, (0.0, 0.1, 0.5, 0.3)))
+    found = attribute_table(Classifier(), images_of(cond), cond, real, ["Hat", "Smiling"], guidance_scale=2.0)
+    recorded = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    hat, smiling = recorded["rows"]
+    assert recorded["about"]["guidance_scale"] == 2 and list(recorded["about"]["mean"]) == ["all", "worn", "face"]
+    assert hat["generated"]["value"] == 1 and hat["generated"]["true_positive_rate"]["n"] == 20
+    assert hat["real_images"]["value"] is None and hat["gap"]["value"] is None
+    assert smiling["gap"]["value"] == 0 and smiling["gap"]["low"] < 0 < smiling["gap"]["high"]
+    head, first = str(found).splitlines()[1:3]
+    assert head.split() == ["attribute", "generated", "real", "images", "gap"] and first.startswith("Hat  ")
+    kept = attribute_table(Classifier(), images_of(cond), cond, classifier_accuracy(Classifier(), real))
+    assert [row.attribute for row in kept.rows] == ["Hat", "Smiling"]
+    other = AttributeDataset(real.images, real.conds, Attributes(["Hat", "Glasses", "Smiling", "Female"]), "", "test")
+    with pytest.raises(ValueError, match="other attributes than the classifier predicts"):
+        attribute_table(Classifier(), images_of(cond), cond, other)
+
+
+def test_class_accuracy():
+    """Digit d is an image of brightness d / 9; the model has the first five of them."""
+
+    class Digits:
+        attributes = DIGITS
+
+        def predict(self, images):
+            return ((images.mean((1, 2, 3)) + 1) * 4.5).round().long()
+
+    digits = torch.arange(10.0) / 4.5 - 1
+    denoiser = model()
+    denoiser.mean, denoiser.attributes = lambda cond: (cond @ digits.clamp(max=digits[4]))[:, None, None, None], DIGITS
+    found = class_accuracy(denoiser, Digits(), 1.0, 6, steps=4)
+    assert found.value == 0.5 and found.n == 60 and found.low < 0.5 < found.high
+    images = digits[:, None, None, None].expand(-1, *SHAPE)
+    assert class_hits(images, torch.eye(10), Digits()).value == 1
+    with pytest.raises(ValueError, match="exclusive classes"):
+        class_hits(images, torch.eye(10), Classifier())
+
+
+# leakage
+
+
+def population(count=4000, seed=0):
+    """Half are men; of these a third wear hats, of the women a tenth; glasses and smiles are independent."""
+    labels = torch.where(uniform(count, 4, seed=seed) < torch.tensor([0.1, 0.3, 0.5, 0.5]), 1, -1)
+    hats = uniform(count, seed=seed + 1) < torch.where(labels[:, 3] > 0, 1 / 3, 0.1)
+    labels[:, 0] = torch.where(hats, 1, -1)
+    return labels.to(torch.int8)
+
+
+def sampled_from_data(cond, seed=5):
+    """Rows that agree with each condition, as often as in the data."""
+    rows, found = population(20_000, seed), []
+    for i, one in enumerate(cond):
+        agree = rows[((rows == one) | (one == 0)).all(1)]
+        found.append(agree[i % len(agree)])
+    return torch.stack(found)
+
+
+COND = alone(400)
+FAIR = sampled_from_data(COND)
+
+
+def leaks(predicted, labels, cond=COND, names=NAMES):
+    return leakage(predicted, cond, labels, dataset(labels, names))
+
+
+def test_a_model_that_samples_from_the_data_leaks_nothing():
+    found = leaks(FAIR, population())
+    assert found.strongest() == []
+    generated, real, excess = (found.matrix(part) for part in ("generated", "real", "excess"))
+    # Specifying men brings hats, as men do: a third less a tenth.
+    assert real[3, 0].item() == pytest.approx(1 / 3 - 0.1, abs=0.04)
+    assert generated[3, 0].item() == pytest.approx(0.23, abs=0.07)
+    assert excess.abs().max() < 0.12 and torch.allclose(excess, generated - real)
+    assert torch.equal(generated.diagonal(), torch.ones(4).double())
+
+
+def test_leakage_is_found_with_its_sign():
+    labels, predicted = population(), FAIR.clone()
+    glasses, smiles = (COND[:, i] != 0 for i in (1, 2))
+    predicted[glasses, 3] = COND[glasses, 1].to(torch.int8)  # glasses bring men, no glasses bring women
+    predicted[smiles, 1] = -1  # no glasses with and without a smile: no leakage
+    found = leaks(predicted, labels)
+    first, *others = found.strongest()
+    assert (first.specified, first.affected) == ("Glasses", "Male") and first.excess.value == pytest.approx(1, abs=0.06)
+    assert first.generated.value == 1 and abs(first.real.value) < 0.06 and first.excess.low > 0.85
+    assert ("Smiling", "Glasses") not in {(one.specified, one.affected) for one in others}
+    predicted[glasses, 3] = -predicted[glasses, 3]
+    assert leaks(predicted, labels).strongest()[0].excess.value == pytest.approx(-1, abs=0.06)
+    assert json.dumps(found.to_json(), allow_nan=False) and "Glasses" in str(found)
+    assert found._repr_html_().count("<tr>") == 1 + len(found.strongest())
+
+
+def test_of_many_cells_hardly_any_is_significant_by_chance():
+    names = Attributes([f"A{i}" for i in range(40)])
+    predicted, labels = (torch.where(uniform(n, 40, seed=n) < 0.4, 1, -1) for n in (4000, 2000))
+    found = leaks(predicted, labels, alone(50, 40), names)
+    off = [cell for cell in found.rows if cell.specified != cell.affected]
+    assert len(off) == 1560 and len(found.strongest()) <= 1
+    missed = sum(cell.excess.low > 0 or cell.excess.high < 0 for cell in off)
+    assert 30 < missed < 120, "95 % intervals miss one in twenty"
+
+
+def test_beside_few_real_images_leakage_is_not_significant():
+    """Eight of ten with a hat are men, two of ten without: significant for one cell, but not for one of twelve."""
+    labels, predicted = torch.ones(20, 4, dtype=torch.int8), FAIR.clone()
+    labels[10:, 0], labels[8:18, 3], labels[::2, 1:3] = -1, -1, -1
+    predicted[COND[:, 0] != 0, 3] = torch.tensor([1, -1], dtype=torch.int8).repeat(400)
+    (cell,) = (c for c in leaks(predicted, labels).rows if (c.specified, c.affected) == ("Hat", "Male"))
+    assert cell.real.value == pytest.approx(0.6) and cell.generated.value == 0
+    assert cell.excess.high < -0.1 and not cell.significant
+
+
+def test_the_strongest_leaks_have_the_largest_absolute_excess():
+    values = [("Hat", "Male", 0.5), ("Hat", "Hat", 0.9), ("Male", "Hat", -0.7), ("Male", "Smiling", 0.2)]
+    zero = Interval(0.0, 0.0, 0.0)
+    cells = [Leak(i, j, zero, zero, Interval(value, value - 0.1, value + 0.1), True) for i, j, value in values]
+    found = Leakage((*cells, cells[0]._replace(affected="Glasses", significant=False)), {"caption": ""})
+    assert [cell.excess.value for cell in found.strongest()] == [-0.7, 0.5, 0.2]
+    assert [cell.excess.value for cell in found.strongest(1)] == [-0.7]
+
+
+def test_only_conditions_of_one_attribute_count():
+    labels, both = population(), torch.tensor([[1.0, 1, 0, 0]]).repeat(50, 1)
+    more = torch.cat([FAIR, -torch.ones(50, 4, dtype=torch.int8)]), torch.cat([COND, both])
+    assert leaks(more[0], labels, more[1]).rows == leaks(FAIR, labels).rows
+    with pytest.raises(ValueError, match="specify one attribute alone, and none of these does"):
+        leaks(torch.ones(50, 4), labels, both)
+    with pytest.raises(ValueError, match=r"\(B, 4\)"):
+        leaks(FAIR[:, :3], labels)
+    hats = COND[:, 0] != 0
+    assert leaks(FAIR[hats], labels, COND[hats]).matrix().shape == (1, 4)
+    positive = COND.min(1).values >= 0
+    assert leaks(FAIR[positive], labels, COND[positive]).matrix("generated").isnan().all()
+
+
+def test_real_images_are_grouped_by_their_labels_and_not_by_predictions():
+    labels = population()
+    blind = labels.clone()
+    blind[:, 0] = -1  # a classifier that never predicts a hat still tells who wears one
+    found, exact = (leakage(FAIR, COND, predicted, dataset(labels)).matrix("real") for predicted in (blind, labels))
+    assert found[0].tolist() == [0.0, *exact[0, 1:].tolist()] and exact[0, 3] > 0.2

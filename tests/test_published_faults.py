@@ -1,0 +1,247 @@
+"""The published faults: each changes one line, has the effect that it should have, and is gone after its `with`."""
+
+import json
+import math
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from facelab import guidance, samplers, schedules, training
+from facelab.attributes import DIGITS
+from facelab.course import faults
+from facelab.course.faults import CORRECT, FAULTS, OTHER_SEED, RUNS, enabled, fault, verdict
+from facelab.data.dataset import AttributeDataset
+from facelab.denoiser import Denoiser
+from facelab.device import shipped_dir
+from facelab.schedules import cosine, rectified_flow
+
+ROOT = Path(__file__).resolve().parents[1]
+EPS = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+X_0 = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(2)).clamp(-1, 1)
+
+
+def both(name, call):
+    """What `call` returns without the fault and with it; afterwards it returns the first again."""
+    correct = call()
+    with enabled(name):
+        faulty = call()
+    assert_close(call(), correct, rtol=0, atol=0)
+    return correct, faulty
+
+
+def tiny(**settings):
+    shape = {"block_out_channels": (8,), "attention": (False,)}
+    return Denoiser((1, 4, 4), DIGITS.names, exclusive=True, **shape | settings).eval()
+
+
+def digits(count=64):
+    images = torch.arange(256, dtype=torch.uint8).reshape(16, 1, 4, 4).repeat(count // 16, 1, 1, 1)
+    return AttributeDataset(images, torch.eye(10)[torch.arange(count) % 10], DIGITS, "test", "test")
+
+
+def test_there_are_eight_faults_with_their_sources():
+    assert sorted(FAULTS) == list("ABCDEFGH") and all(len(one.source) > 20 for one in FAULTS.values())
+    assert RUNS[0] == CORRECT and RUNS[-1] == OTHER_SEED and len(RUNS) == 10
+    assert fault("E") is fault("images scaled twice") and [k for k, one in FAULTS.items() if not one.trains] == [
+        "A",
+        "B",
+    ]
+    with pytest.raises(ValueError, match=r"no fault 'I': the faults are A \(DDIM"):
+        fault("I")
+
+
+@pytest.mark.parametrize("letter", FAULTS)
+def test_each_fault_changes_one_line_of_the_correct_source(letter):
+    """So the faulty copies follow every change of the correct functions."""
+    one = FAULTS[letter]
+    lines = one.diff().splitlines()
+    changed = [line for line in lines[2:] if line[0] in "+-"]
+    assert [line[0] for line in changed] == ["-", "+"], one.diff()
+    assert lines[0] == f"--- {one.correct.__module__.replace('.', '/')}.py, {one.correct.__qualname__}"
+
+
+@pytest.mark.parametrize("letter", FAULTS)
+def test_a_fault_is_gone_after_its_block_even_after_an_error(letter):
+    one = FAULTS[letter]
+    correct, inside = one.correct, None
+    with pytest.raises(RuntimeError), enabled(letter):
+        inside = getattr(one.owner, one.faulty.__name__)
+        assert one.diff()
+        raise RuntimeError
+    assert inside is one.faulty and getattr(one.owner, one.faulty.__name__) == correct
+
+
+def test_names_imported_elsewhere_get_the_fault_and_new_variables_stay():
+    notebook = sys.modules["__main__"]
+    notebook.cosine_of_a_notebook = cosine
+    try:
+        with enabled("D"):
+            notebook.assigned_inside = 1
+            assert notebook.cosine_of_a_notebook is faults.cosine is schedules.SCHEDULES["cosine"]
+        assert (
+            notebook.cosine_of_a_notebook is cosine is schedules.SCHEDULES["cosine"] and notebook.assigned_inside == 1
+        )
+    finally:
+        del notebook.cosine_of_a_notebook, notebook.assigned_inside
+    with enabled("B"):
+        assert samplers.cfg is faults.cfg
+    with enabled("F"):
+        assert training.COND_DROPOUT["whole"] is faults.drop_condition
+    assert samplers.cfg is guidance.cfg and training.COND_DROPOUT["whole"] is training.drop_condition
+
+
+def test_the_last_timestep_is_not_trained():
+    config = training.TrainConfig(4_000, batch_size=1_000)
+
+    def timesteps():
+        return torch.cat([training.Batch.sample(digits(), config, step, num_timesteps=20).t for step in range(4)])
+
+    correct, faulty = both("last timestep not trained", timesteps)
+    assert correct.unique().tolist() == list(range(20)) and faulty.unique().tolist() == list(range(19))
+
+
+def test_noise_without_its_root_is_too_weak():
+    correct, faulty = both("noise without its root", lambda: cosine().add_noise(X_0, EPS, 500))
+    signal, sigma = cosine()(500)
+    assert_close(correct, signal * X_0 + sigma * EPS)
+    assert_close(faulty, signal * X_0 + sigma**2 * EPS)
+
+
+def test_nine_labels_in_ten_are_dropped():
+    cond = torch.eye(10).repeat(200, 1)
+
+    def remaining():
+        return (training.COND_DROPOUT["whole"](cond, torch.Generator().manual_seed(0), None) != 0).any(1).float().mean()
+
+    correct, faulty = both("labels dropped too often", remaining)
+    assert 0.87 < correct < 0.93 and 0.07 < faulty < 0.13
+
+
+def test_a_negative_one_hot_is_the_opposite_condition():
+    net, cond = tiny(), torch.eye(10)[:2]
+
+    def predict(sign=1):
+        with torch.no_grad():
+            return net(X_0, 500, sign * cond)
+
+    correct, faulty = both("one-hot made negative", predict)
+    assert_close(faulty, predict(-1))
+    assert (correct - faulty).abs().max() > 1e-3
+    assert_close(*both("one-hot made negative", lambda: net(X_0, 500, 0 * cond).detach()))
+
+
+def test_cosine_without_its_square_has_more_signal_in_the_middle():
+    correct, faulty = both("cosine without its square", lambda: schedules.cosine().alpha_bar[499])
+    assert correct.item() == pytest.approx(0.494, abs=1e-3) and faulty.item() == pytest.approx(0.703, abs=1e-3)
+    with enabled("cosine without its square"):
+        net = tiny(schedule="cosine")
+    assert net.schedule.alpha_bar[499].item() == pytest.approx(0.703, abs=1e-3), "a network has its schedule for good"
+
+
+def test_ddim_drops_the_predicted_noise():
+    correct, faulty = both("A", lambda: samplers.DDIM(rectified_flow()).step(EPS, X_0, 700, 600))
+    assert_close(faulty, rectified_flow()(600)[0] * X_0)
+    assert (correct - faulty).abs().max() > 0.1
+
+
+def test_guidance_from_the_wrong_end_is_one_scale_too_strong():
+    net, cond = tiny(), torch.eye(10)[:2]
+
+    def guided(scale):
+        with torch.no_grad():
+            return guidance.cfg(net, scale)(X_0, 500, cond)
+
+    correct, faulty = both("guidance from the wrong end", lambda: guided(2.0))
+    assert_close(faulty, guided(3.0), atol=1e-4, rtol=0)
+    assert (correct - faulty).abs().max() > 1e-4
+
+
+def test_images_scaled_twice_lie_between_minus_three_and_one():
+    correct, faulty = both("images scaled twice", lambda: digits()[:16][0])
+    assert (correct.min(), correct.max()) == (-1, 1) and (faulty.min(), faulty.max()) == (-3, 1)
+
+
+def row(accuracy, distance):
+    def interval(low, high):
+        return {"value": (low + high) / 2, "low": low, "high": high}
+
+    return {"accuracy_difference": {"2": interval(*accuracy)}, "distance_difference": {"2": interval(*distance)}}
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "distance", "expected"),
+    [
+        ((-0.1, 0.1), (-1, 1), "not shown"),
+        ((-0.3, -0.1), (-1, 1), "worse"),
+        ((-0.1, 0.1), (0.5, 1), "worse"),
+        ((0.1, 0.3), (0.5, 1), "worse"),
+        ((0.1, 0.3), (-1, 1), "better"),
+        ((-0.1, 0.1), (-1, -0.5), "better"),
+    ],
+)
+def test_the_verdict_is_what_an_interval_shows(accuracy, distance, expected):
+    assert verdict(row(accuracy, distance)) == expected
+
+
+def test_an_interval_that_is_not_finite_shows_nothing():
+    for accuracy, distance in (
+        ((math.nan, 0.1), (-1, 1)),
+        ((-0.1, 0.1), (-1, math.nan)),
+        ((-0.1, 0.1), (-math.inf, 1)),
+    ):
+        with pytest.raises(ValueError, match="an interval that is not finite"):
+            verdict(row(accuracy, distance))
+
+
+@pytest.fixture(scope="module")
+def record():
+    """The names of data/make/record_faults.py."""
+    return runpy.run_path(str(ROOT / "data/make/record_faults.py"))
+
+
+def test_a_run_against_itself_shows_nothing_and_noise_is_worse(record):
+    net, classifier = record["load"]("mnist").denoiser, record["load"]("mnist-classifier").classifier
+    images = {scale: record["generate_digits"](net, 3, scale) for scale in (1, 2)}
+    real = record["extract_features"](record["mnist"]("test")[:60][0], record["_extractor"]())
+    same = record["measure"](images, images, real, classifier)
+    assert verdict(same) == verdict(same, 1) == "not shown" and same["distance_difference"]["1"]["value"] == 0
+    assert same["accuracy"]["2"]["value"] > 0.9 and same["accuracy"]["2"]["n"] == 30
+    noise = torch.randn(30, 1, 28, 28, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
+    worse = record["measure"](dict.fromkeys((1, 2), noise), images, real, classifier)
+    assert verdict(worse) == "worse" and worse["accuracy_difference"]["1"]["value"] < -0.5
+
+
+def test_recording_trains_measures_and_resumes(record, tmp_path, capsys):
+    main = record["main"]
+    main.__globals__["RUNS"] = (CORRECT, "guidance from the wrong end", "images scaled twice")
+    arguments = ["--preset", "ci", "--total-images", "32", "--per-class", "2", "--out", str(tmp_path)]
+    main(arguments)
+    written = (tmp_path / "faults.json").read_bytes()
+    about = json.loads(written)
+    assert [one["run"] for one in about["rows"]] == list(main.__globals__["RUNS"])
+    assert about["rows"][0]["losses"] == about["rows"][1]["losses"] != about["rows"][2]["losses"]
+    assert about["config"]["total_images"] == 32 and about["config"]["cond_dropout"] == "whole"
+    assert about["command"].endswith("--preset ci --total-images 32 --per-class 2 --out DIR")
+    checkpoints = sorted(folder.name for folder in (tmp_path / "checkpoints").iterdir())
+    assert checkpoints == ["correct", "images-scaled-twice"], "runs that train alike share their checkpoints"
+    before = {file: file.stat().st_mtime for file in tmp_path.rglob("*.pt")}
+    main(arguments)
+    assert (tmp_path / "faults.json").read_bytes() == written
+    assert {file: file.stat().st_mtime for file in tmp_path.rglob("*.pt")} == before, "nothing is trained again"
+
+
+def test_the_record_is_complete(record):
+    if not (shipped_dir("results") / "faults.json").is_file():
+        pytest.skip("data/results/faults.json is not recorded: data/make/record_faults.py writes it")
+    about, rows, images = faults.recorded()
+    assert tuple(rows) == tuple(images) == RUNS and "record_faults.py" in about["command"]
+    assert all(x.shape == (10, 1, 28, 28) and x.min() >= -1 and x.max() <= 1 for x in images.values())
+    assert verdict(rows[CORRECT]) == "not shown" and rows[CORRECT]["accuracy_difference"]["2"]["value"] == 0
+    assert all(len(one["losses"]) == 25 for one in rows.values())
+    classifier = record["load"]("mnist-classifier").classifier
+    hits = {name: int((classifier.predict(images[name]) == torch.arange(10)).sum()) for name in rows}
+    assert hits[CORRECT] > hits["labels dropped too often"]

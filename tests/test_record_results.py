@@ -1,0 +1,271 @@
+"""The recording command: every part on tiny networks and few synthetic faces; conditions independent of references."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "data/make"))
+import record_results
+from record_results import PARTS, Run, amplification, arguments, conditions, main
+
+from facelab import pretrained
+from facelab.attributes import CELEBA, DIGITS, SYNTHETIC, Attributes
+from facelab.classifier import AttributeClassifier
+from facelab.data import synthetic_faces
+from facelab.data.dataset import AttributeDataset
+from facelab.denoiser import Denoiser
+from facelab.evaluation import report
+from facelab.evaluation.features import Extractor
+
+TINY = {"block_out_channels": (32,), "attention": (False,), "patch_size": 4}
+FEW = "--count 24 --steps 1 --scales 1 2 --per-value 3 --names Smiling Male --features synthetic-classifier".split()
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory):
+    """A folder of tiny untrained weights."""
+    folder, shape = tmp_path_factory.mktemp("weights"), (3, 64, 64)
+    nets = {
+        "model": Denoiser(shape, SYNTHETIC.names, **TINY),
+        "weak": Denoiser(shape, SYNTHETIC.names, seed=1, **TINY),
+        "report-unconditional": Denoiser(shape, SYNTHETIC.names, seed=2, conditioning="none", **TINY),
+        "synthetic-classifier": AttributeClassifier(shape, SYNTHETIC.names, channels=(8, 8, 8)),
+        "mnist": Denoiser((1, 28, 28), DIGITS.names, True, block_out_channels=(32,), attention=(False,), patch_size=4),
+    }
+    for name, net in nets.items():
+        pretrained.save(net, folder / name, {"what": "made for this test"})
+    return folder
+
+
+@pytest.fixture
+def few(weights, monkeypatch, tmp_path_factory):
+    """Few synthetic faces; only the tiny weights are shipped; image means in place of EfficientNet's features."""
+    for split, count in {"train": 80, "valid": 60, "test": 60}.items():
+        monkeypatch.setitem(synthetic_faces.SPLIT_SIZES, split, count)
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "cache").mkdir()
+    # Faces are rendered once for all tests; generated images are each test's own.
+    (folder / "cache/prepared").symlink_to(weights, target_is_directory=True)
+    monkeypatch.setattr(pretrained, "shipped_dir", lambda kind="pretrained": weights)
+    monkeypatch.setenv("FACELAB_CACHE", str(folder / "cache"))
+    monkeypatch.delenv("FACELAB_DATA", raising=False)
+
+    def extract(images):
+        x = images.float().flatten(2) / 127.5 - 1
+        return torch.cat([x.mean(2), x.std(2)], 1)
+
+    means, real = Extractor("EfficientNet-Lite0", 6, "means, 6 features", extract, 64), record_results.extractor
+    monkeypatch.setattr(
+        record_results, "extractor", lambda name, *a: means if name == "efficientnet" else real(name, *a)
+    )
+    return folder
+
+
+def record(few, part, *options, name=None, model="model"):
+    main([part, "--model", model, *FEW, *options, "--out", str(few / "out")])
+    return json.loads((few / "out" / f"{name or f'{model}_{part}'}.json").read_text())
+
+
+def options_of(*argv):
+    return arguments(PARTS).parse_args(["scores", "--model", "model", *FEW, *argv])
+
+
+def is_interval(value):
+    return value["low"] <= value["value"] <= value["high"]
+
+
+def test_every_record_has_its_command_model_and_machine(few, capsys):
+    found = record(few, "scores")
+    assert found["about"]["command"].startswith("python data/make/record_results.py scores --model model --count 24")
+    assert found["about"]["command"].endswith("--out data/results")
+    assert found["about"]["model"].startswith("model, sha256 ") and "torch" in found["about"]["machine"]
+    rows = {row["images"]: row for row in found["scores"][0]["rows"]}
+    assert list(rows) == ["guidance scale 1", "guidance scale 2", report.REAL, report.COLLAPSED]
+    assert rows[report.REAL]["frechet_distance"]["value"] < rows["guidance scale 1"]["frechet_distance"]["value"]
+    assert all(map(is_interval, found["attribute_accuracy"].values()))
+    assert json.loads(capsys.readouterr().out) == found and [file.name for file in (few / "out").iterdir()] == [
+        "model_scores.json"
+    ]
+
+
+def test_reference_images_and_conditions_are_chosen_independently(few, monkeypatch):
+    """With the reference's own labels as conditions, a model comes nearer to it than other real images do (bug 4)."""
+    labels = torch.randint(0, 2, (400, 40), generator=torch.Generator().manual_seed(0)) * 2 - 1
+    images = torch.arange(400)[:, None, None, None].expand(-1, 3, 64, 64).to(torch.uint8)
+    faces = AttributeDataset(images, labels, CELEBA, "made for this test", "celeba")
+    monkeypatch.setattr(record_results, "celeba_conds", lambda split: (None, labels))
+    monkeypatch.setattr(record_results, "default_faces", lambda split, name: faces)
+    run = Run(options_of("--count", "100"))
+    run.data = "celeba"
+    chosen = report.disjoint_rows(400, 100, 100, seed=0)
+    assert torch.equal(run.reference_images()[0], images[chosen[0]])
+    row = (run.cond @ labels.float().T).argmax(1)  # the row of labels behind each condition
+    shared = [len(set(row.tolist()) & set(part.tolist())) for part in chosen]
+    assert max(shared) < 45 and min(shared) > 10, (
+        "of 100 rows among 400 a quarter is shared by chance, with both sets alike"
+    )
+    assert len(set(row.tolist())) == 100
+
+
+def test_cached_images_belong_to_their_weights_and_options(few, monkeypatch):
+    """Two models with the same conditions (bug 8)."""
+    run, other, cond = Run(options_of()), Run(options_of(), "weak"), torch.zeros(2, len(SYNTHETIC))
+    first = run.images(cond)
+    variants = [
+        other.images(cond),
+        run.images(cond, steps=2),
+        run.images(cond + 1),
+        run.images(cond, weak=other, weak_scale=2.0),
+    ]
+    variants.append(Run(options_of("--seed", "1")).images(cond))
+    assert not any(torch.equal(first, images) for images in variants)
+    assert len(list((few / "cache/generated").iterdir())) == 6
+    monkeypatch.setattr(record_results, "generate", lambda *a, **k: pytest.fail("generated twice"))
+    assert torch.equal(run.images(cond), first) and torch.equal(
+        run.images(cond, weak=other, weak_scale=2.0), variants[3]
+    )
+
+
+def test_attribute_accuracy_with_all_one_and_three_specified(few):
+    for specified in ("all", "1", "3"):
+        found = record(few, "attributes", "--specified", specified, name=f"model_attributes_{specified}")
+        assert list(found["guidance_scales"]) == ["1", "2"] and is_interval(found["about"]["mean_on_real_images"])
+        rows = {row["attribute"]: row for row in found["guidance_scales"]["2"]["rows"]}
+        assert all(is_interval(row[column]) for row in rows.values() for column in ("generated", "real_images", "gap"))
+        if specified != "all":
+            assert {"Smiling", "Male"} == set(rows)
+            rates = [
+                rows[name]["generated"][f"true_{kind}_rate"]["n"] for name in rows for kind in ("positive", "negative")
+            ]
+            assert rates == [3] * 4
+        leaks = found["leakage"]
+        assert bool(leaks) == (specified == "1")
+    leaks = record(few, "attributes", "--specified", "1", name="model_attributes_1")["leakage"]["2"]
+    assert set(leaks["specified"]) == {"Smiling", "Male"} and len(leaks["excess"][0]) == len(SYNTHETIC)
+    assert {"Male", "Young"} <= leaks["amplification"].keys()
+
+
+def test_conditions_have_the_values_of_a_row_that_has_the_evaluated_one():
+    names = Attributes(["Hat", "Glasses", "Smiling", "Beard"])
+    labels = torch.where(torch.rand(3000, 4, generator=torch.Generator().manual_seed(0)) < 0.3, 1, -1)
+    labels[:, 3] = -labels[:, 2]
+    cond, evaluated = conditions(labels, names, 3, 40, list(names))
+    assert ((cond != 0).sum(1) == 3).all() and ((evaluated != 0).sum(1) == 1).all()
+    assert ((evaluated == 0) | (evaluated == cond)).all() and not (cond[:, 2] * cond[:, 3] > 0).any()
+    assert (evaluated > 0).sum(0).tolist() == (evaluated < 0).sum(0).tolist() == [40] * 4
+    # The other values are a fair sample of the rows with the evaluated one.
+    beards = cond[(evaluated[:, 0] != 0) & (cond[:, 3] != 0), 3]
+    assert (beards > 0).float().mean().item() == pytest.approx(0.7, abs=0.15)
+    alone = conditions(labels, names, 1, 5, ["Hat", "Beard"])
+    assert torch.equal(*alone) and len(alone[0]) == 20
+    with pytest.raises(ValueError, match="no row has the value 1 of Hat"):
+        conditions(-torch.ones(9, 4), names, 1, 5, ["Hat"])
+
+
+def test_sweeps_of_guidance_scale_autoguidance_and_steps(few):
+    found = record(few, "guidance")
+    assert [row["scale"] for row in found["rows"]] == [1, 2] and found["about"]["changes_in_data"]["change_of_Smiling"][
+        "value"
+    ] == 1
+    for row in found["rows"]:
+        for key in ("frechet_distance", "attribute_accuracy", "change_of_Smiling", "change_of_Male"):
+            assert is_interval(row[key])
+    weak = record(few, "autoguidance", "--weak", "weak")
+    assert weak["rows"][0] == found["rows"][0] and weak["rows"][1] != found["rows"][1]
+    assert weak["about"]["weak"].startswith("weak, sha256 ") and is_interval(weak["about"]["distance_of_two_real_sets"])
+    with pytest.raises(SystemExit):
+        record(few, "autoguidance")
+    found = record(few, "steps", "--nfe", "2", "4", "--samplers", "ddim", "adams-bashforth")
+    assert [(row["sampler"], row["nfe"]) for row in found["rows"]] == [
+        (sampler, n) for sampler in ("ddim", "adams-bashforth") for n in (2, 4)
+    ]
+    assert found["rows"][1]["minus_that_of_most"]["value"] == 0 != found["rows"][0]["minus_that_of_most"]["value"]
+
+
+def test_table1_with_missing_weights(few, monkeypatch):
+    lines = {"unconditional": ("report-unconditional", False, 1.0), "guided": ("celeba", True, 2.0)}
+    monkeypatch.setattr(record_results, "TABLE1", lines | {"missing": ("report-conditional", True, 1.0)})
+    real_load = pretrained.load
+    monkeypatch.setattr(record_results, "load", lambda name, *a: real_load("model" if name == "celeba" else name, *a))
+    monkeypatch.setattr(record_results, "names", lambda: ["celeba", "report-unconditional"])
+    found = record(few, "table1", name="table1")
+    assert found["about"]["missing"] == ["missing"] and list(found["models"]) == list(lines)
+    assert [row["nfe"] for row in found["models"].values()] == [1, 2]
+    assert all(row["seconds"] > 0 and is_interval(row["attribute_accuracy"]) for row in found["models"].values())
+    assert [(row["a"], row["b"]) for row in found["comparisons"]] == [("unconditional", "guided")]
+    (scores,) = report.recorded_scores(found)
+    assert [row.images for row in scores.rows] == [*lines, report.REAL, report.COLLAPSED]
+    monkeypatch.setattr(report, "shipped_dir", lambda kind: few / "out")
+    assert {of: len(x) for of, x in report.recorded_features("table1").items()} == dict.fromkeys(["real", *lines], 24)
+
+
+def test_memorization_finds_copies(few):
+    for space, row in record(few, "memorization")["rows"].items():
+        new, copies = row["other training images (new)"], row["these training images (copies)"]
+        assert copies["value"] == 1 > new["value"] and copies["n"] == 24 and is_interval(row["generated"]), space
+
+
+def test_spectrum_of_real_and_generated_images(few):
+    rows = record(few, "spectrum")["rows"]
+    assert list(rows) == ["real", "guidance scale 1", "guidance scale 2"]
+    assert all(is_interval(value) and value["n"] == 24 for row in rows.values() for value in row.values())
+
+
+def test_the_classifier_by_group(few):
+    groups = record(few, "classifier", name="synthetic_classifier")["groups"]
+    assert list(groups)[:3] == ["all", "women", "men"] and groups["women"]["count"] + groups["men"]["count"] == 60
+    assert set(groups["all"]["balanced_accuracy"]) == set(SYNTHETIC)
+
+
+def test_likelihood_of_training_and_held_out_digits(few, monkeypatch):
+    images = torch.randint(0, 256, (30, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    digits = AttributeDataset(images, torch.eye(10).repeat(3, 1), DIGITS, "digits", "mnist")
+    monkeypatch.setattr(record_results, "mnist", lambda split: digits)
+    found = record(few, "likelihood", "--count", "26", "--steps", "2", name="mnist_likelihood")
+    for split in ("train", "test"):
+        terms = found[split]
+        assert terms["total"]["value"] == pytest.approx(
+            terms["prior"] + sum(terms["steps"]) + terms["decoder"], rel=1e-6
+        )
+        assert is_interval(terms["total"]) and terms["total"]["value"] > 8
+    assert len(found["about"]["timesteps"]) == 3 and found["train_minus_test"]["value"] == 0
+
+
+def test_likelihood_of_the_embedded_digits_is_refused(few):
+    """They are training images: their name says so, not their prose (bug 1)."""
+    with pytest.raises(ValueError, match="shipped digits are training images"):
+        record(few, "likelihood")
+
+
+def test_other_weights_are_refused(few):
+    for name in ("mnist", "synthetic-classifier"):
+        with pytest.raises(ValueError, match="generates no faces"):
+            record(few, "guidance", model=name)
+    with pytest.raises(ValueError, match="did you mean 'Smiling'"):
+        record(few, "attributes", "--specified", "1", "--names", "Smilling")
+    with pytest.raises(ValueError, match="different rows are needed"):
+        record(few, "guidance", "--count", "31")
+
+
+def test_amplification_is_beyond_the_data_where_they_lean():
+    names = Attributes(["Hat", "Glasses", "Male"])
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.where(torch.rand(4000, 3, generator=generator) < torch.tensor([0.2, 0.3, 0.5]), 1, -1)
+    hats, uniform = labels[:, 0] > 0, torch.rand(4000, generator=generator)
+    labels[:, 2] = torch.where(uniform < torch.where(hats, 0.8, 0.425), 1, -1)
+    real = AttributeDataset(torch.zeros(4000, 1, 1, 1, dtype=torch.uint8), labels, names, "", "test")
+    cond = torch.zeros(800, 3)
+    cond[:400, 0], cond[400:, 0] = 1, -1
+    rows = torch.cat([labels[hats][:400], labels[~hats][:400]])
+    fair = amplification(rows, cond, labels, real)
+    assert list(fair) == ["Male"] and fair["Male"].low < 0 < fair["Male"].high
+    # Most who wear a hat are men, and now all are; most without one are women, and now all are.
+    rows = rows.clone()
+    rows[:400, 2], rows[400:, 2] = 1, -1
+    found = amplification(rows, cond, labels, real)["Male"]
+    assert found.value == pytest.approx((0.2 + 0.425) / 2, abs=0.03) and found.low > 0.2
+    rows[:, 2] = -rows[:, 2]
+    assert amplification(rows, cond, labels, real)["Male"].value == pytest.approx(-(0.8 + 0.575) / 2, abs=0.03)

@@ -1,0 +1,265 @@
+"""Schedules equal the published curves, and their conversions agree with each other at every timestep."""
+
+import math
+
+import numpy as np
+import oracle
+import pytest
+import torch
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
+from hypothesis import given
+from hypothesis import strategies as st
+from oracle import BETAS, randn, refused
+from torch.testing import assert_close
+
+from facelab import schedules
+from facelab.schedules import PREDICTION_TYPES, SCHEDULES, Schedule, cosine, from_alpha_bar, linear, sigmoid
+from facelab.schedules import rectified_flow as flow
+
+EVERY = {name: make() for name, make in SCHEDULES.items()} | {"zero SNR": linear().rescale_zero_terminal_snr()}
+every = pytest.mark.parametrize("schedule", EVERY.values(), ids=EVERY)
+either = pytest.mark.parametrize("ours, theirs", BETAS.items())
+
+
+@either
+def test_alpha_bar_and_betas_equal_diffusers(ours, theirs):
+    reference = DDPMScheduler(beta_schedule=theirs)
+    assert_close(SCHEDULES[ours]().alpha_bar.float(), reference.alphas_cumprod, rtol=0, atol=1e-6)
+    assert_close(SCHEDULES[ours]().betas.float(), reference.betas, rtol=0, atol=1e-6)
+
+
+@either
+def test_zero_terminal_snr_equals_diffusers(ours, theirs):
+    theirs = rescale_zero_terminal_snr(DDPMScheduler(beta_schedule=theirs).betas.double())
+    schedule = SCHEDULES[ours]().rescale_zero_terminal_snr()
+    assert_close(schedule.alpha_bar, (1 - theirs).cumprod(0), rtol=0, atol=1e-6)
+    assert schedule(999) == (0.0, 1.0) and schedule(0) == pytest.approx(SCHEDULES[ours]()(0))
+    assert flow(5).rescale_zero_terminal_snr().sigma.tolist() == flow(5).sigma.tolist()
+
+
+@pytest.mark.parametrize("start, end, tau", [(-3.0, 3.0, 1.0), (0.0, 3.0, 0.7)])
+def test_sigmoid_equals_its_closed_form(start, end, tau):
+    def gamma(u):
+        low, high, now = (1 / (1 + math.exp(-v / tau)) for v in (start, end, u * (end - start) + start))
+        return max((high - now) / (high - low), 1e-9)
+
+    alpha_bar = sigmoid(start=start, end=end, tau=tau).alpha_bar
+    assert_close(alpha_bar, torch.tensor([gamma((t + 1) / 1000) for t in range(1000)], dtype=torch.float64))
+    assert alpha_bar[-1] == pytest.approx(1e-9)
+
+
+def test_rectified_flow_is_linear():
+    signal = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0, 1]
+    assert_close(flow(10).signal, torch.tensor(signal, dtype=torch.float64))
+    assert_close(flow(10).sigma[:-1], 1 - flow(10).signal[:-1])
+    assert not flow(10).variance_preserving
+    with refused("no betas"):
+        _ = flow(10).betas
+
+
+def test_noise_is_added_as_in_diffusers():
+    oracle.noise_is_added_as_in_diffusers(schedules)
+
+
+def test_noise_is_added_as_in_flow_matching():
+    x_0, eps, t = randn(4, 1, 2, 2), randn(4, 1, 2, 2, seed=1), torch.tensor([0, 10, 500, 999])
+    theirs = FlowMatchEulerDiscreteScheduler().scale_noise(x_0, t + 1.0, eps)
+    assert_close(flow().add_noise(x_0, eps, t), theirs, rtol=0, atol=1e-6)
+
+
+@either
+def test_velocity_equals_diffusers(ours, theirs):
+    x_0, eps, t = randn(4, 1, 2, 2), randn(4, 1, 2, 2, seed=1), torch.tensor([0, 10, 500, 999])
+    theirs = DDPMScheduler(beta_schedule=theirs).get_velocity(x_0, eps, t)
+    assert_close(SCHEDULES[ours]().velocity(x_0, eps, t), theirs, rtol=0, atol=1e-5)
+
+
+def test_velocity_of_rectified_flow_is_the_derivative_of_x_t():
+    x_0, eps = randn(1, 1, 2, 2), randn(1, 1, 2, 2, seed=1)
+    slope = (flow().add_noise(x_0, eps, 600) - flow().add_noise(x_0, eps, 400)) / 0.2
+    assert_close(flow().velocity(x_0, eps, 500), slope)
+
+
+@every
+def test_forward_chain_has_the_closed_form(schedule):
+    """x_t from x_{t-1}, step by step: mean and variance equal those of x_t from x_0, to 4.5 standard errors."""
+    count, x_0, generator = 4_000, 0.7, torch.Generator().manual_seed(0)
+    x, mean, variance = torch.full((count,), x_0, dtype=torch.float64), x_0, 0.0
+    for t in range(1000):
+        (signal_before, sigma_before), (signal, sigma) = schedule(t - 1), schedule(t)
+        ratio = signal / signal_before
+        added = sigma**2 - ratio**2 * sigma_before**2
+        x = ratio * x + added**0.5 * torch.randn(count, generator=generator, dtype=torch.float64)
+        mean, variance = ratio * mean, ratio**2 * variance + added
+        assert mean == pytest.approx(signal * x_0, abs=1e-9) and variance == pytest.approx(sigma**2, abs=1e-9)
+        if schedule.variance_preserving and t % 100 == 99:
+            assert added == pytest.approx(float(schedule.betas[t]))
+        if t in (0, 99, 499, 999):
+            assert abs(x.mean() - signal * x_0) < 4.5 * sigma / count**0.5
+            assert abs(x.var() - sigma**2) < 4.5 * sigma**2 * (2 / count) ** 0.5
+
+
+@every
+def test_variance_is_preserved_and_snr_decreases(schedule):
+    if schedule.variance_preserving:
+        assert_close(schedule.signal**2 + schedule.sigma**2, torch.ones(1001, dtype=torch.float64))
+    exact = (schedule.signal[:-1] / schedule.sigma[:-1]) ** 2
+    assert (exact.diff() < 0).all()
+    assert_close(schedule.snr(torch.arange(1000)).flatten().double(), exact, rtol=1e-5, atol=0)
+    assert schedule.snr(-1) == math.inf and schedule.snr(500) == pytest.approx(float(exact[500]))
+
+
+@given(
+    name=st.sampled_from(sorted(EVERY)),
+    kind=st.sampled_from(PREDICTION_TYPES),
+    timesteps=st.lists(st.integers(0, 999), min_size=1, max_size=4),
+    shape=st.tuples(*[st.integers(1, 4)] * 3),
+)
+def test_every_target_gives_x_0_back(name, kind, timesteps, shape):
+    schedule, t = EVERY[name], torch.tensor(timesteps)
+    x_0, eps = randn(len(t), *shape), randn(len(t), *shape, seed=1)
+    x_t, target = schedule.add_noise(x_0, eps, t), schedule.target(x_0, eps, t, kind)
+    assert_close(schedule.to_eps(x_t, x_0, t), eps, rtol=0, atol=1e-9)
+    if kind == "eps" and (schedule.signal[t] == 0).any():
+        with refused("predict v"):
+            schedule.to_x_0(x_t, target, t, kind)
+    else:
+        assert_close(schedule.to_x_0(x_t, target, t, kind), x_0, rtol=0, atol=1e-9)
+
+
+@every
+@pytest.mark.parametrize("kind", PREDICTION_TYPES)
+def test_x_0_is_exact_at_every_timestep(schedule, kind):
+    t = torch.arange(1000)[schedule.signal[:-1] > 0] if kind == "eps" else torch.arange(1000)
+    x_0, eps = randn(len(t), 1, 2, 2), randn(len(t), 1, 2, 2, seed=1)
+    x_t = schedule.add_noise(x_0, eps, t)
+    assert_close(schedule.to_x_0(x_t, schedule.target(x_0, eps, t, kind), t, kind), x_0, rtol=0, atol=1e-9)
+
+
+def test_eps_is_refused_at_a_timestep_of_pure_noise_only():
+    x = randn(2, 1, 2, 2)
+    flow().to_x_0(x, x, torch.tensor([0, 998]), "eps")
+    for t in (torch.tensor([0, 999]), 999):
+        with refused("predict v"):
+            flow().to_x_0(x, x, t, "eps")
+
+
+def test_an_unknown_prediction_type_is_refused():
+    x = randn(1, 1, 2, 2)
+    for method in (cosine().target, cosine().to_x_0):
+        with pytest.raises(KeyError, match="noise"):
+            method(x, x, 5, "noise")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_x_0_is_computed_in_float32_at_least(dtype):
+    x = randn(1, 1, 2, 2, dtype=torch.float32)
+    assert cosine().to_x_0(x.to(dtype), x.to(dtype), 999).dtype == torch.float32
+    assert cosine().to_x_0(x.double(), x.to(dtype), 999).dtype == torch.float64
+
+
+def test_timesteps_are_evenly_spaced_from_the_last():
+    oracle.timesteps_are_evenly_spaced_from_the_last(schedules)
+
+
+def test_timesteps_equal_diffusers_trailing():
+    """For every number of steps, except where diffusers' floating point breaks a tie or adds one timestep too many."""
+    for steps in range(1, 1001):
+        theirs = np.round(np.arange(1000, 0, -1000 / steps)).astype(int)[:steps] - 1
+        tie = 2000 * (steps - np.arange(steps)) % (2 * steps) == steps
+        assert ((np.array(linear().timesteps(steps)) == theirs) | tie).all(), steps
+    for steps in (1, 2, 4, 5, 8, 10, 15, 20, 25, 30, 40, 50, 100, 125, 200, 250, 500, 1000):
+        reference = oracle.diffusers_ddim("linear", True, steps)
+        assert linear().timesteps(steps) == reference.timesteps.tolist()
+
+
+@given(st.integers(1, 40), st.data())
+def test_timesteps_and_step_pairs_of_any_schedule(length, data):
+    steps = data.draw(st.integers(1, length))
+    timesteps, pairs = flow(length).timesteps(steps), flow(length).step_pairs(steps)
+    assert len(timesteps) == steps and timesteps[0] == length - 1 and timesteps[-1] >= 0
+    assert timesteps == sorted(set(timesteps), reverse=True)
+    assert [t for t, _ in pairs] == timesteps and [s for _, s in pairs] == [*timesteps[1:], -1]
+
+
+def test_each_image_has_its_own_timestep():
+    oracle.each_image_has_its_own_timestep(schedules)
+
+
+@every
+def test_int_and_tensor_timesteps_agree_and_minus_one_is_the_clean_image(schedule):
+    t = torch.tensor([-1, 0, 500, 999])
+    signal, sigma = schedule(t)
+    assert signal.shape == sigma.shape == (4, 1, 1, 1) and schedule(-1) == (1.0, 0.0)
+    for i, one in enumerate(t.tolist()):
+        assert schedule(one) == pytest.approx((float(signal[i]), float(sigma[i])))
+        assert schedule(torch.tensor(one)) == schedule(np.int64(one)) == schedule(one)
+        assert schedule(one) == (float(schedule.signal[one]), float(schedule.sigma[one]))
+    assert isinstance(schedule(5)[0], float)
+    x_0, eps = randn(2, 1, 2, 2), randn(2, 1, 2, 2, seed=1)
+    assert torch.equal(schedule.add_noise(x_0, eps, -1), x_0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_rates_have_the_dtype_and_device_of_the_images(dtype):
+    for t in (5, torch.tensor([5])):
+        for rate in cosine().rates(t, torch.empty(1, dtype=dtype)):
+            assert rate.shape == (1, 1, 1, 1) and rate.dtype == dtype
+    assert cosine().rates(torch.tensor([5, 6]), torch.empty(1, device="meta"))[0].device.type == "meta"
+
+
+def test_timesteps_on_a_device_are_not_copied_to_the_cpu():
+    """On "meta", which has no values, every copy to the CPU is an error."""
+    t, x = torch.tensor([5, 999], device="meta"), torch.empty(2, 1, 2, 2, device="meta")
+    for schedule in EVERY.values():
+        for method in (schedule.add_noise, schedule.to_eps, schedule.velocity, schedule.to_x_0):
+            assert method(x, x, t).device.type == "meta"
+
+
+@pytest.mark.parametrize("steps", [0, -1, 1001, 2.5, 2.0, "10", None])
+def test_invalid_steps_are_refused(steps):
+    with refused("steps must be a whole number from 1 to 1000"):
+        linear().timesteps(steps)
+
+
+@pytest.mark.parametrize("make", SCHEDULES.values(), ids=SCHEDULES)
+@pytest.mark.parametrize("length", [0, -3, 2.5, "10"])
+def test_an_invalid_number_of_timesteps_is_refused(make, length):
+    with refused("num_timesteps"):
+        make(length)
+
+
+@pytest.mark.parametrize("t", [1000, -2])
+def test_a_timestep_outside_is_refused(t):
+    for wrong in (t, torch.tensor(t), torch.tensor([5, t])):
+        with refused(f"timestep {t} is outside"):
+            linear()(wrong)
+
+
+RATES = {
+    "signal increases": ([0.5, 0.9], [0.1, 0.2]),
+    "sigma decreases": ([0.9, 0.5], [0.2, 0.1]),
+    "below zero": ([0.9, -0.1], [0.2, 0.3]),
+    "no noise at the first timestep": ([1.0, 0.5], [0.0, 0.5]),
+    "two lengths": ([0.9, 0.5], [0.2]),
+    "not a vector": ([[0.9, 0.5]], [[0.2, 0.5]]),
+    "empty": ([], []),
+    "not a number": ([0.9, math.nan], [0.1, 0.2]),
+    "not a number, alone": ([math.nan], [0.2]),
+    "signal above one": ([2.0, 1.0], [0.1, 0.2]),
+    "sigma above one": ([0.9, 0.1], [0.5, 3.0]),
+}
+
+
+@pytest.mark.parametrize("signal, sigma", RATES.values(), ids=RATES)
+def test_invalid_rates_are_refused(signal, sigma):
+    with refused("signal"):
+        Schedule(signal, sigma)
+
+
+def test_a_schedule_from_alpha_bar():
+    schedule = from_alpha_bar(torch.tensor([0.64, 0.36]), "mine")
+    assert_close(schedule.signal, torch.tensor([0.8, 0.6, 1.0], dtype=torch.float64), rtol=0, atol=1e-6)
+    assert_close(schedule.sigma, torch.tensor([0.6, 0.8, 0.0], dtype=torch.float64), rtol=0, atol=1e-6)
+    assert len(schedule) == 2 and repr(schedule) == "mine(2)"

@@ -1,0 +1,207 @@
+"""data/make/train_weights.py: every set of weights can be trained, resumed, stopped after minutes, continued, and scored."""
+
+import importlib.util
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from facelab.attributes import SYNTHETIC
+from facelab.classifier import AttributeClassifier
+from facelab.data import synthetic_faces as faces
+from facelab.denoiser import Denoiser
+from facelab.presets import PRESETS
+from facelab.pretrained import Pretrained, load
+
+ROOT = Path(__file__).resolve().parents[1]
+_spec = importlib.util.spec_from_file_location("train_weights", ROOT / "data/make/train_weights.py")
+make = sys.modules["train_weights"] = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(make)
+
+CI = PRESETS["ci"]
+
+
+@pytest.fixture(autouse=True)
+def embedded_data(monkeypatch):
+    monkeypatch.setenv("FACELAB_DATA", "")
+    monkeypatch.delenv("FACELAB_DATA")
+
+
+@pytest.fixture(scope="module")
+def few():
+    """Synthetic faces in the place of any."""
+    return faces.synthetic_faces(60, "test")
+
+
+def parsed(*words):
+    return make.arguments().parse_args([*words, "--out", "x"])
+
+
+def command(*words) -> int:
+    return make.main(["--preset", "ci", *map(str, words)])
+
+
+@pytest.mark.parametrize("name", make.RECIPES)
+@pytest.mark.parametrize("sizes", PRESETS.values(), ids=PRESETS)
+def test_every_network_fits_its_data(name, sizes, few, monkeypatch):
+    recipe = make.RECIPES[name]
+    data = make.mnist("test") if "mnist" in name else few
+    net = make.build(recipe, data, sizes, seed=3)
+    assert type(net) is recipe.network and net.shape == data.shape and net.attributes == data.attributes
+    assert (recipe.license == make.RESEARCH) == (name.startswith(("celeba", "report")))
+    frequencies = data is few and not name.startswith("report")
+    assert net.config.frequencies == (few.frequencies if frequencies else None) and net.config.seed == 3
+    bands = isinstance(net, Denoiser) and not name.startswith("report")
+    assert bool(net.config.get("sigma_data")) == bands
+    assert recipe.config(sizes).cond_dropout == ("partial" if bands else "none")
+
+
+def test_mnist_ddpm_predicts_noise_on_the_cosine_schedule():
+    config = make.build(make.RECIPES["mnist-ddpm"], make.mnist("test"), CI).config
+    assert config.prediction_type == "eps" and config.schedule == "cosine"
+
+
+def test_options_reach_config_and_network():
+    words = "mnist --preset ci --images 64 --batch-size 8 --lr 0.01 --seed 5 --ema 0.9 0.99 --schedule cosine"
+    args = parsed(*words.split(), "--loss-weighting", "min-snr", "--net", '{"refine_channels": 4}')
+    net, _, config, _, stages = make.prepare(args)
+    assert (config.total_images, config.batch_size, config.lr, config.seed) == (64, 8, 0.01, 5)
+    assert (
+        config.ema_decays == (0.9, 0.99)
+        and config.loss_weighting == "min-snr"
+        and config.timestep_sampling == "logit-normal"
+    )
+    assert net.config.schedule == "cosine" and net.config.refine_channels == 4 and net.config.seed == 5 and stages == []
+    assert make.command(args, CI) == (
+        "python data/make/train_weights.py mnist --preset ci --images 64 --batch-size 8 --lr 0.01 --seed 5 --ema 0.9 0.99 "
+        "--schedule cosine --loss-weighting min-snr --net '{\"refine_channels\": 4}' --out DIR"
+    )
+
+
+def test_weights_card_and_checkpoints_are_written_and_a_finished_training_is_loaded(tmp_path, capsys):
+    words = ("mnist-classifier", "--images", 128, "--ema", 0.1, 0.9, "--out", tmp_path)
+    assert command(*words) == 0
+    out = capsys.readouterr().out
+    assert "1 process\n" in out and "embedded MNIST digits" in out and f"written to {tmp_path}" in out
+    model = load(tmp_path)
+    assert model.card["steps"] == 2 and set(model.card["scores"]) == {"evaluated_on", "accuracy"}
+    assert model.card["command"].endswith("mnist-classifier --preset ci --images 128 --ema 0.1 0.9 --out DIR")
+    assert {"data", "license", "config", "machine", "minutes", "date", "last_loss", "sha256"} <= set(model.card)
+    assert not torch.equal(
+        load_file(tmp_path / "ema_0.9.safetensors")["layers.0.0.weight"].float(), model.classifier.layers[0][0].weight
+    )
+    assert (tmp_path / "checkpoints/checkpoint.pt").is_file()
+    assert command(*words) == 0 and "finished earlier" in capsys.readouterr().err
+    assert command("mnist-classifier", "--images", 192, "--out", tmp_path) == 2
+    assert "another run, config total_images differs" in capsys.readouterr().err
+
+
+def test_after_max_minutes_it_stops_with_its_ema_and_resumes(tmp_path, capsys):
+    words = ("mnist", "--images", 64, "--log-samples", "--out", tmp_path)
+    assert command(*words, "--max-minutes", 0) == 0
+    assert "stopped after step 1 of 4; the same command continues" in capsys.readouterr().out
+    weights = load_file(tmp_path / "progress.safetensors")
+    assert {t.dtype for t in weights.values()} == {torch.float16} and not (tmp_path / "card.json").exists()
+    assert command(*words) == 0 and "resumed at step 1" in capsys.readouterr().err
+    scores = load(tmp_path).card["scores"]
+    assert scores["images"] == 100 and set(scores["guidance_scale_2"]) == {"class_accuracy"}
+    history = load_file(tmp_path / "training.safetensors")
+    assert history["images"].shape[1:] == (10, 1, 28, 28) and len(history["losses"]) == 4
+
+
+def test_another_stage_continues_from_the_weights_of_the_first(tmp_path, monkeypatch):
+    assert command("mnist-classifier", "--images", 64, "--out", tmp_path / "one") == 0
+    one, started = load(tmp_path / "one"), {}
+    train = make.train
+    monkeypatch.setattr(make, "train", lambda net, *a, **k: started.update(net.state_dict()) or train(net, *a, **k))
+    first = {name: value.clone() for name, value in one.classifier.state_dict().items()}
+    words = (
+        "mnist-classifier",
+        "--images",
+        64,
+        "--lr",
+        5e-4,
+        "--init-from",
+        tmp_path / "one",
+        "--out",
+        tmp_path / "two",
+    )
+    args = make.arguments().parse_args(["--preset", "ci", *map(str, words)])
+    net, _, config, _, (stage,) = make.prepare(args)
+    assert all(torch.equal(first[name], value) for name, value in net.state_dict().items())
+    assert all(p.requires_grad for p in net.parameters()) and config.init_from == one.card["sha256"][:16]
+    assert stage["sha256"] == one.card["sha256"] and stage["config"]["init_from"] == ""
+    assert command(*words) == 0
+    two = load(tmp_path / "two").card
+    assert two["stages"] == [stage] and two["command"].endswith("--lr 0.0005 --init-from one --out DIR")
+
+
+@pytest.fixture
+def with_classifier(few, monkeypatch):
+    net = AttributeClassifier(few.shape, SYNTHETIC.names, channels=(8,)).eval()
+    monkeypatch.setattr(make, "load", lambda name: Pretrained(name, SYNTHETIC, few.shape, {}, classifier=net))
+    return net
+
+
+def test_faces_are_scored_on_conditions_of_other_images_than_the_reference(few, with_classifier, monkeypatch):
+    """Bug 4: conditioned on the reference's own labels, generated images come nearer to it than other real images."""
+    conditions, references, generate, features = [], [], make.generate, make.efficientnet_features
+    monkeypatch.setattr(make, "generate", lambda net, cond, **k: conditions.append(cond) or generate(net, cond, **k))
+    monkeypatch.setattr(make, "efficientnet_features", lambda images: references.append(images) or features(images))
+    net = make.build(make.RECIPES["synthetic"], few, CI)
+    scores = make.score_faces(net, few, CI, steps=1)
+    assert scores["images"] == 20 and {"guidance_scale_1", "guidance_scale_2", "spectrum_of_real_images"} <= set(scores)
+    assert set(scores["guidance_scale_2"]) == {"attribute_accuracy", "frechet_distance", "spectrum"}
+    rows = lambda images: {row.numpy().tobytes() for row in images}  # noqa: E731
+    used = [few.images[i] for i in range(60) if any(torch.equal(few.conds[i].float(), c) for c in conditions[0])]
+    near, far = map(rows, references[:2])
+    assert len(near) == len(far) == 20 and not near & far
+    assert len(rows(used) - near - far) >= 20
+    unconditional = make.build(make.RECIPES["report-unconditional"], few, CI)
+    assert "guidance_scale_2" not in make.score_faces(unconditional, few, CI, steps=1)
+    json.dumps(scores, allow_nan=False)
+
+
+def test_a_classifier_is_scored_attribute_by_attribute(few, with_classifier):
+    scores = make.score_classifier(with_classifier, few, CI)
+    for name in ("balanced_accuracy", "accuracy", "majority_class_accuracy"):
+        assert set(scores[name]) == set(SYNTHETIC)
+    assert all(0.5 <= share <= 1 for share in scores["majority_class_accuracy"].values())
+
+
+def test_a_score_that_fails_does_not_cost_the_training(tmp_path, monkeypatch):
+    def failing(*args):
+        raise ValueError("no score today")
+
+    monkeypatch.setitem(make.RECIPES, "mnist", make.dataclasses.replace(make.RECIPES["mnist"], score=failing))
+    assert command("mnist", "--images", 32, "--out", tmp_path) == 2
+    assert load(tmp_path).card["scores"] == {} and load(tmp_path).denoiser is not None
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("mnist", "--images", "0"), "total_images"),
+        (("mnist", "--rare-fraction", "2"), "rare_fraction must be in"),
+        (("mnist", "--init-from", "cats"), "no weights 'cats'"),
+        (("celeba",), "CelebA"),
+    ],
+)
+def test_wrong_input_is_one_line(words, message, tmp_path, capsys):
+    assert command(*words, "--out", tmp_path) == 2
+    err = capsys.readouterr().err.strip()
+    assert message in err.splitlines()[-1] and "Traceback" not in err
+
+
+def test_ctrl_c_is_one_line(tmp_path, monkeypatch, capsys):
+    def ctrl_c(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(make, "train", ctrl_c)
+    assert command("mnist", "--out", tmp_path) == 130
+    assert capsys.readouterr().err.strip().splitlines()[-1] == "stopped; the same command continues"
+    assert math.isinf(parsed("mnist").max_minutes)

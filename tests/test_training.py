@@ -1,0 +1,377 @@
+"""What a training step sees, the loss and its weightings, and what a training does with its config."""
+
+import dataclasses
+import math
+import subprocess
+import sys
+
+import oracle
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from hypothesis import given
+from hypothesis import strategies as st
+from oracle import is_fraction, randn, random_dataset, refused, tiny
+from torch.testing import assert_close
+
+from facelab import training
+from facelab.attributes import DIGITS, Attributes
+from facelab.classifier import AttributeClassifier
+from facelab.data.dataset import AttributeDataset
+from facelab.denoiser import Denoiser
+from facelab.training import Batch, TrainConfig, denoising_loss, drop_attributes, drop_condition, fit, train
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def numbered(count, shape=(1, 1, 2)) -> AttributeDataset:
+    """Images that can be told apart: the left pixel is the index, the right one is white."""
+    images = torch.full((count, *shape), 255, dtype=torch.uint8)
+    images[..., 0] = torch.arange(count)[:, None, None]
+    return AttributeDataset(images, torch.ones(count, 1), Attributes(["Hat"]), "numbered", "csv")
+
+
+def numbers(x_0):
+    return ((x_0[..., 0] + 1) * 127.5).round().long().flatten().tolist()
+
+
+# Condition dropout
+
+
+def test_some_attributes_are_dropped():
+    oracle.some_attributes_are_dropped(training)
+
+
+def test_of_two_attributes_either_may_stay():
+    count = 20_000
+    left = drop_attributes(torch.ones(count, 2), seeded())
+    both, first, second = (left.sum(1) == 2), *((left == torch.tensor(row)).all(1) for row in ([1, 0], [0, 1]))
+    for rows in (both, first, second):
+        is_fraction(rows.double().mean(), 0.3, count)
+
+
+def test_every_attribute_stays_equally_often():
+    count = 20_000
+    # 0.3 for all of them, and on average half of the 0.6 between: 0.6 each.
+    for fraction in drop_attributes(torch.ones(count, 5), seeded()).mean(0):
+        is_fraction(fraction, 0.6, count)
+
+
+@given(st.integers(1, 30), st.integers(1, 12), st.integers(0, 2**31))
+def test_what_stays_is_what_was_specified(rows, names, seed):
+    cond = randn(rows, names, seed=seed, dtype=torch.float32).round().clamp(-1, 1)
+    before, left = cond.clone(), drop_attributes(cond, seeded(seed))
+    assert left.shape == cond.shape and left.dtype == cond.dtype
+    assert ((left == cond) | (left == 0)).all() and torch.equal(cond, before)
+    assert torch.equal(left, drop_attributes(cond, seeded(seed)))
+
+
+def test_columns_of_one_number_are_dropped_together():
+    """Bug 6: half of an angle, its cosine without its sine, is another angle."""
+    angle = torch.linspace(0, 6, 5_000)
+    cond = torch.stack([torch.ones(5_000), angle.cos(), angle.sin(), torch.zeros(5_000)], 1)
+    left = drop_attributes(cond, seeded(), torch.tensor([0, 1, 1, 2]))
+    whole, gone = (left[:, 1:3] == cond[:, 1:3]).all(1), (left[:, 1:3] == 0).all(1)
+    assert (whole ^ gone).all() and 0.3 < gone.double().mean() < 0.5
+    images = torch.zeros(5_000, 1, 1, 1, dtype=torch.uint8)
+    dataset = AttributeDataset(images, cond, Attributes("a b c d".split()), "", "csv", columns=(0, 1, 1, 2))
+    batch = Batch.sample(dataset, TrainConfig(1, 2_000), 0).cond
+    assert ((batch[:, 1] == 0) == (batch[:, 2] == 0)).all() and (batch[:, 1] == 0).any()
+
+
+def test_the_whole_condition_is_dropped_one_time_in_ten():
+    count = 20_000
+    left = drop_condition(torch.ones(count, 5), seeded()).sum(1)
+    assert set(left.tolist()) == {0.0, 5.0}
+    is_fraction((left == 0).double().mean(), 0.1, count)
+
+
+@pytest.mark.parametrize("kind", ["partial", "whole", "none"])
+def test_conditions_are_dropped_as_configured(kind):
+    specified = Batch.sample(random_dataset(), TrainConfig(1, 200, cond_dropout=kind), 0).cond != 0
+    assert specified.all() == (kind == "none")
+
+
+# Batches
+
+
+def test_every_timestep_is_trained():
+    oracle.every_timestep_is_trained(training)
+
+
+def test_logit_normal_timesteps_come_more_from_the_middle():
+    count, config = 20_000, TrainConfig(1, 20_000, timestep_sampling="logit-normal")
+    u = Batch.sample(random_dataset(500, (1, 1, 1)), config, 0).t / 1000
+    # The logit is standard normal, so a fraction of Phi(1) - Phi(-1) is between its +1 and -1.
+    middle = (u > 1 / (1 + math.e)) & (u < 1 / (1 + math.exp(-1)))
+    assert abs(middle.double().mean() - math.erf(0.5**0.5)) < 4.5 * (0.68 * 0.32 / count) ** 0.5 + 0.001
+    assert abs(u.median() - 0.5) < 0.02
+
+
+def test_an_epoch_sees_every_image_once_and_batches_run_across_its_end():
+    config = TrainConfig(100, 4)
+    seen = [n for step in range(5) for n in numbers(Batch.sample(numbered(10), config, step).x_0)]
+    assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10))
+    assert seen[:10] != seen[10:] and seen[:10] != list(range(10))
+    large = numbers(Batch.sample(numbered(3), TrainConfig(100, 8), 0).x_0)
+    assert sorted(large[:3]) == sorted(large[3:6]) == [0, 1, 2] and len(set(large[6:])) == 2
+
+
+def test_images_stay_with_their_conditions():
+    data = random_dataset(50, (1, 2, 2))
+    batch = Batch.sample(data, TrainConfig(1, 50, cond_dropout="none"), 0)
+    for x_0, cond in zip(batch.x_0, batch.cond, strict=True):
+        i = (data[:][0] == x_0).all((1, 2, 3)).nonzero().item()
+        assert_close(cond, data[i][1])
+
+
+def people(count):
+    """Two attributes have a rare value, one "yes" and one "no"; a third is even, and the fourth is always "yes"."""
+    conds = torch.where(torch.rand(count, 4, generator=seeded()) < torch.tensor([0.02, 0.9, 0.5, 1.0]), 1, -1)
+    images = torch.zeros(count, 1, 1, 1, dtype=torch.uint8)
+    return AttributeDataset(images, conds.to(torch.int8), Attributes("Hat Shaven Smile Face".split()), "", "csv")
+
+
+def test_rare_values_come_as_often_as_others_and_are_not_dropped():
+    faces, config = people(5_000), TrainConfig(1, 12_000)
+    batch = Batch.sample(faces, dataclasses.replace(config, rare_fraction=0.5), 0)
+    rare, rest = batch.cond[:6_000], batch.cond[6_000:]
+    assert (rare != 0).all()
+    # A third each is chosen for Hat, for not Shaven, and for the rarer value of Smile; others come at their frequency.
+    smile = 1 / 3 + 2 / 3 * 0.5 if faces.frequencies[2] <= 0.5 else 2 / 3 * 0.5
+    for column, fraction in {0: 1 / 3 + 2 / 3 * 0.02, 1: 2 / 3 * 0.9, 2: smile}.items():
+        assert (rare[:, column] > 0).float().mean() == pytest.approx(fraction, abs=0.03)
+    assert len(faces.minority_indices) == 3
+    assert torch.equal(rest, Batch.sample(faces, config, 0).cond[6_000:]) and (rest == 0).any()
+
+
+def test_rare_fraction_needs_attributes_with_both_values():
+    with refused("needs an attribute that has both values"):
+        Batch.sample(numbered(10), TrainConfig(1, 4, rare_fraction=0.5), 0)
+
+
+def test_a_batch_is_a_function_of_seed_and_step():
+    data, config, outside = (
+        random_dataset(40),
+        TrainConfig(64, 8, flip=True, input_perturbation=0.1),
+        torch.get_rng_state(),
+    )
+    parts = lambda *at: Batch.sample(data, *at)._asdict()  # noqa: E731
+    one, again, later = parts(config, 3), parts(config, 3), parts(config, 4)
+    other = parts(dataclasses.replace(config, seed=1), 3)
+    for name in one:
+        assert torch.equal(one[name], again[name])
+        assert not torch.equal(one[name], later[name]) and not torch.equal(one[name], other[name]), name
+    assert torch.equal(outside, torch.get_rng_state())
+
+
+def test_no_two_streams_share_a_seed():
+    """Bug 17: the shuffle of one seed had the seeds of the noise of the next one."""
+    states = [
+        training._generator(TrainConfig(1, seed=seed), stream, step).initial_seed()
+        for seed in range(6)
+        for stream in training.STREAMS
+        for step in range(40)
+    ]
+    assert len(set(states)) == len(states)
+
+
+def test_noise_is_standard_normal_and_can_be_perturbed():
+    batches = [Batch.sample(random_dataset(), TrainConfig(64, 8), step) for step in range(40)]
+    eps = torch.stack([batch.eps for batch in batches])
+    assert abs(eps.mean()) < 4.5 / eps.numel() ** 0.5 and abs(eps.var() - 1) < 4.5 * (2 / eps.numel()) ** 0.5
+    assert torch.equal(batches[0].eps, batches[0].input_eps)
+    batch = Batch.sample(random_dataset(), TrainConfig(64, 2_000, input_perturbation=0.1), 0)
+    assert (batch.input_eps - batch.eps).std() == pytest.approx(0.1, abs=0.002)
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_half_of_the_images_are_flipped(flip):
+    white = Batch.sample(numbered(100), TrainConfig(1, 4_000, flip=flip), 0).x_0[..., 1] == 1
+    assert abs(white.double().mean() - (0.5 if flip else 1)) <= 4.5 * 0.5 / 4_000**0.5 * flip
+
+
+def test_images_are_shifted_either_way_and_the_edge_is_repeated():
+    images = torch.zeros(400, 1, 9, 9, dtype=torch.uint8)
+    images[:, :, 4, 4] = 255
+    dots = AttributeDataset(images, torch.ones(400, 1), Attributes(["Hat"]), "one dot each", "csv")
+    where = (Batch.sample(dots, TrainConfig(400, 400, shift=2), 0).x_0 > 0).nonzero()[:, 2:] - 4
+    assert len(where) == 400
+    for axis in (0, 1):
+        assert set(where[:, axis].tolist()) == {-2, -1, 0, 1, 2}
+    ramp = AttributeDataset(
+        torch.arange(16, dtype=torch.uint8).reshape(1, 1, 4, 4), torch.ones(1, 1), Attributes(["Hat"]), "", "csv"
+    )
+    for x in Batch.sample(ramp, TrainConfig(1, 200, shift=3), 0).x_0:
+        rows, columns = (((x[0] + 1) * 127.5).round().long()[:, 0] // 4), ((x[0] + 1) * 127.5).round().long()[0] % 4
+        for index in (rows, columns):
+            assert set(index.diff().tolist()) <= {0, 1} and (index[0] == 0 or index[-1] == 3)
+
+
+# The loss
+
+
+@pytest.mark.parametrize("prediction_type", ["eps", "v", "x_0"])
+def test_the_loss_is_the_mean_squared_error_of_the_prediction(prediction_type):
+    net, batch = (
+        tiny(prediction_type=prediction_type, schedule="cosine"),
+        Batch.sample(random_dataset(), TrainConfig(1, 4), 0),
+    )
+    x_t = net.schedule.add_noise(batch.x_0, batch.eps, batch.t)
+    target = {"eps": batch.eps, "v": net.schedule.velocity(batch.x_0, batch.eps, batch.t), "x_0": batch.x_0}
+    error = net(x_t, batch.t, batch.cond, return_prediction=True) - target[prediction_type]
+    loss = denoising_loss(net, *batch[:4])
+    assert_close(loss, error.square().mean((1, 2, 3)))
+    assert loss.dtype == torch.float32 == denoising_loss(net, *batch[:4], dtype=torch.bfloat16).dtype
+
+
+SCHEDULES = [("eps", "cosine"), ("x_0", "cosine"), ("v", "cosine"), ("v", "rectified_flow")]
+
+
+@pytest.mark.parametrize(("prediction_type", "schedule"), SCHEDULES)
+def test_min_snr_weighs_the_loss_of_x_0_by_the_ratio_limited_to_5(prediction_type, schedule):
+    net = tiny(prediction_type=prediction_type, schedule=schedule)
+    batch = Batch.sample(random_dataset(), TrainConfig(1, 16), 0)
+    t = torch.linspace(5, 900, 16).long()
+    x_t = net.schedule.add_noise(batch.x_0, batch.eps, t)
+    loss_of_x_0 = (net(x_t, t, batch.cond) - batch.x_0).square().mean((1, 2, 3))
+    weight = net.schedule.snr(t).flatten().clamp(max=5)
+    loss = denoising_loss(net, batch.x_0, batch.cond, t, batch.eps, weighting="min-snr")
+    assert_close(loss, weight.float() * loss_of_x_0, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(("prediction_type", "schedule"), SCHEDULES)
+def test_the_edm_loss_is_that_of_the_networks_own_output(prediction_type, schedule, monkeypatch):
+    """The output that would give x_0 is (x_0 - c_skip x_t) / c_out in every band: Karras et al. 2022, eq. 8."""
+    sd = torch.tensor([1.2, 0.3, 0.2, 0.1])
+    net = tiny(prediction_type=prediction_type, schedule=schedule, sigma_data=tuple(sd.tolist()))
+    batch, outputs = Batch.sample(random_dataset(), TrainConfig(1, 8), 0), []
+    t = torch.linspace(20, 900, 8).long()
+    network = net._network
+    monkeypatch.setattr(net, "_network", lambda *args: outputs.append(network(*args)) or outputs[-1])
+    loss = denoising_loss(net, batch.x_0, batch.cond, t, batch.eps, weighting="edm")
+    signal, sigma = net.schedule(t)
+    x_t, sd = net._fold(net.schedule.add_noise(batch.x_0, batch.eps, t)), sd[:, None, None]
+    v = signal**2 * sd**2 + sigma**2
+    target = (net._fold(batch.x_0) - signal * sd**2 / v * x_t) / (sigma * sd / v.sqrt())
+    assert_close(loss, (outputs[0] - target).square().mean((1, 2, 3)), rtol=1e-3, atol=1e-3)
+    plain = tiny(prediction_type=prediction_type, schedule=schedule)
+    assert torch.equal(denoising_loss(plain, *batch[:4], weighting="edm"), denoising_loss(plain, *batch[:4]))
+
+
+# Training
+
+
+def test_training_lowers_the_loss(tmp_path):
+    white = torch.full((16, 1, 8, 8), 255, dtype=torch.uint8)
+    dataset = AttributeDataset(white, torch.ones(16, 3), Attributes(oracle.NAMES), "white", "csv")
+    _, losses = fit(tiny(), dataset, TrainConfig(16 * 20, 16, lr=4e-3), checkpoint_dir=tmp_path, progress=False)
+    assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
+
+
+def test_ema_follows_its_recursion():
+    oracle.ema_follows_its_recursion(training)
+
+
+def test_several_emas_at_once_and_buffers_are_averaged_too(tmp_path):
+    net = AttributeClassifier((1, 8, 8), DIGITS.names, exclusive=True, channels=(8, 8))
+    conds = torch.eye(10).repeat(4, 1)
+    dataset = AttributeDataset(random_dataset(40).images, conds, DIGITS, "random", "csv")
+    config, expected = TrainConfig(64, 8, lr=1e-2, cond_dropout="none", ema_decays=(0.3, 0.05)), {}
+    for n, now in enumerate(train(net, dataset, config, checkpoint_dir=tmp_path)):
+        for decay, ema in now.emas.items():
+            rate, weights = min(decay, (1 + n) / (10 + n)) if n else 0, net.state_dict()
+            for name, value in weights.items():
+                key = decay, name
+                expected[key] = (
+                    rate * expected[key] + (1 - rate) * value if n and value.is_floating_point() else value.clone()
+                )
+                assert_close(ema.state_dict()[name], expected[key], rtol=1e-4, atol=1e-6)
+    assert now.net is now.emas[0.3] and "layers.0.1.running_mean" in weights
+    assert not torch.equal(expected[0.3, "layers.0.1.running_mean"], weights["layers.0.1.running_mean"])
+
+
+def test_the_trained_network_is_in_eval_mode():
+    oracle.trained_net_is_in_eval_mode(training)
+
+
+def test_config_reaches_optimizer_and_gradients(tmp_path, monkeypatch):
+    rates, norms = [], []
+    step, clip = torch.optim.Adam.step, torch.nn.utils.clip_grad_norm_
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda s, *a: rates.append(s.param_groups[0]["lr"]) or step(s, *a))
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda p, most: norms.append(most) or clip(p, most))
+    config = TrainConfig(8 * 20, 8, optimizer="adam", max_grad_norm=0.25, lr=0.01, warmup=0.2)
+    fit(tiny(), random_dataset(), config, checkpoint_dir=tmp_path, progress=False)
+    cosine = [0.01 * 0.5 * (1 + math.cos(math.pi * i / 16)) for i in range(16)]
+    assert rates == pytest.approx([0.0, 0.0025, 0.005, 0.0075, *cosine]) and set(norms) == {0.25}
+    rates.clear()
+    constant = dataclasses.replace(config, lr_schedule="constant", warmup=0.0)
+    fit(tiny(), random_dataset(), constant, checkpoint_dir=tmp_path / "constant", progress=False)
+    assert rates == [0.01] * 20
+
+
+def test_float16_scales_its_loss(tmp_path, monkeypatch):
+    """What a GPU before compute capability 8 does; a CPU has the scaler too."""
+    monkeypatch.setattr(training, "precision", lambda kind: torch.float16)
+    scaled, scale = [], torch.amp.GradScaler.scale
+    monkeypatch.setattr(torch.amp.GradScaler, "scale", lambda s, loss: scaled.append(scale(s, loss)) or scaled[-1])
+    _, losses = fit(tiny(), random_dataset(), TrainConfig(16, 8), checkpoint_dir=tmp_path, progress=False)
+    assert scaled[0].item() == pytest.approx(1024 * losses[0], rel=1e-3) and all(map(math.isfinite, losses))
+
+
+def test_settings_of_a_launcher_do_not_change_a_training(tmp_path, monkeypatch):
+    """Bug 3: under `accelerate launch` with an fp16 config accelerate scaled the loss once more."""
+    _, alone = fit(tiny(), random_dataset(), TrainConfig(32, 8), checkpoint_dir=tmp_path / "a", progress=False)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    AcceleratorState._reset_state(True)
+    _, launched = fit(tiny(), random_dataset(), TrainConfig(32, 8), checkpoint_dir=tmp_path / "b", progress=False)
+    assert launched == alone and AcceleratorState().mixed_precision == "no"
+
+
+def test_a_loss_that_is_not_a_number_stops_with_one_sentence(tmp_path, monkeypatch):
+    forward, calls = Denoiser.forward, []
+
+    def poisoned(self, *args, **options):
+        calls.append(1)
+        return forward(self, *args, **options) * (torch.nan if len(calls) == 4 else 1)
+
+    monkeypatch.setattr(Denoiser, "forward", poisoned)
+    message = r"step 3 is not a finite number: training stops; the last good checkpoint is of step 3, in .*lower lr"
+    with pytest.raises(ValueError, match=message):
+        fit(tiny(), random_dataset(), TrainConfig(64, 8), checkpoint_dir=tmp_path, save_every=0, progress=False)
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert state["step"] == 3 and all(t.isfinite().all() for t in state["net"].values())
+
+
+def test_data_that_do_not_fit_are_refused_before_the_first_step():
+    """Bug 24: not only when the first step is asked for."""
+    with refused("no images"):
+        train(tiny(), random_dataset().subset([]), TrainConfig(8))
+    with refused(r"is for images \(1, 16, 16\) with 3 attributes, the dataset has \(1, 8, 8\) with 3"):
+        train(tiny(shape=(1, 16, 16)), random_dataset(), TrainConfig(8))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"cond_dropout": "some"}, "cond_dropout must be one of partial, whole, none"),
+        ({"optimizer": "sgd"}, "optimizer must be one of adamw, adam"),
+        ({"rare_fraction": 1.5}, "rare_fraction must be in"),
+        ({"lr": math.nan}, "lr must be above 0"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"ema_decays": ()}, "ema_decays"),
+    ],
+)
+def test_a_wrong_config_is_refused(settings, message):
+    with refused(message):
+        TrainConfig(8, **settings)
+
+
+def test_importing_training_loads_few_modules():
+    code = "import sys, facelab.training; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert len([name for name in loaded if name.startswith("facelab.")]) <= 12
+    assert not {"matplotlib", "ipywidgets", "facelab.evaluation", "facelab.plots"} & set(loaded)
