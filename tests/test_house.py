@@ -186,7 +186,7 @@ def lesson_complaints(path: Path, book, every: list[Path]) -> list[str]:
     answers = Counter(re.findall(r"\b(\w+)\.truth\(", "\n".join(cell.source for cell in code)))
     wrong += [f"the prediction {name!r} has no answer" for name in (Counter(names) - answers)]
     lines = [line for cell in code for line in cell.source.splitlines() if re.match(r"(import|from) ", line)]
-    wrong += [f"{len(lines)} lines of imports"] if len(lines) > 13 else []
+    wrong += [f"{len(lines)} lines of imports"] if len(lines) > 8 else []
     wrong += (
         ["the first cell is not folded"]
         if make.FOLDED != {key: _first(book).metadata.get(key) for key in make.FOLDED}
@@ -276,12 +276,12 @@ def test_a_long_lesson_a_dead_end_and_an_unanswered_prediction_are_found(tmp_pat
     _first(book).metadata.update(make.FOLDED)
     assert [lesson_complaints(path, book, every) for path in (every[0], every[3])] == [[], []]
     assert lesson_complaints(every[1], book, every) == ["it does not end with a link to another notebook"]
-    book.cells[2].source = "\n".join(["a = choose('?', [], 1)", *["from a import b"] * 14, *["1"] * 11])
+    book.cells[2].source = "\n".join(["a = choose('?', [], 1)", *["from a import b"] * 9, *["1"] * 16])
     book.cells[0].source += " word" * 2000 + "<details><summary>Answers</summary>" + " word" * 2000 + "</details>"
     book.cells[1:1] = [new_markdown_cell()] * 42
     _first(book).metadata.clear()
     assert lesson_complaints(every[0], book, every) == [
-        "a cell has 26 lines", "the prediction 'a' has no answer", "14 lines of imports", "the first cell is not folded",
+        "a cell has 26 lines", "the prediction 'a' has no answer", "9 lines of imports", "the first cell is not folded",
         "2017 words", "46 cells",
     ]  # fmt: skip
 
