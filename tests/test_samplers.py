@@ -620,7 +620,9 @@ def test_generate_with_a_weak_model_is_autoguidance_of_the_guided_one():
 
 
 @pytest.mark.parametrize(
-    "sampler", [None, DDPM, DDIM(cosine(), 1.0), DiffusersSampler(DDPMScheduler, cosine())], ids=str
+    "sampler",
+    [None, DDPM, DDIM(cosine(), 1.0), DiffusersSampler(DDPMScheduler, cosine())],
+    ids=["default", "DDPM", "DDIM, eta 1", "DDPMScheduler"],
 )
 def test_images_do_not_depend_on_the_batch_size(sampler):
     net = tiny(schedule="cosine")
