@@ -29,6 +29,7 @@ class Preset:
     name: str
     mnist: TrainConfig
     mnist_net: dict
+    mnist_ddpm: TrainConfig
     mnist_classifier: TrainConfig
     per_class: int
     columns: int
@@ -62,6 +63,8 @@ SYNTHETIC_CLASSIFIER = {"channels": (32, 64, 96), "blocks_per_level": (0, 1, 1),
 TINY_CLASSIFIER = {"channels": (16, 32, 32), "dropout": 0.0}
 
 MNIST = TrainConfig(30_000, 16, lr=2e-3, timestep_sampling="logit-normal")
+# As in Ho et al. 2020: uniform timesteps; condition dropout as in Ho and Salimans 2022.
+DDPM = dataclasses.replace(MNIST, timestep_sampling="uniform", cond_dropout="whole", ema_decays=(0.995,))
 FACES = dataclasses.replace(MNIST, flip=True)
 CLASSIFIER = TrainConfig(60_000, cond_dropout="none")
 FACE_CLASSIFIER = TrainConfig(160_000, flip=True, shift=3, cond_dropout="none", weight_decay=0.05)
@@ -82,30 +85,31 @@ def _sized(config: TrainConfig, total_images: int, batch_size: int) -> TrainConf
 
 
 LAPTOP = Preset(
-    name="laptop", mnist=MNIST, mnist_net=MNIST_NET, mnist_classifier=CLASSIFIER, per_class=50, columns=10,
-    monte_carlo=20_000, steps_grid=(5, 10, 20, 40), min_accuracy=0.95, celeba=_sized(FACES, 46_000, 16),
+    name="laptop", mnist=MNIST, mnist_net=MNIST_NET, mnist_ddpm=DDPM, mnist_classifier=CLASSIFIER,
+    per_class=50, columns=10, monte_carlo=20_000, steps_grid=(5, 10, 20, 40), min_accuracy=0.95, celeba=_sized(FACES, 46_000, 16),
     celeba_net=CELEBA_NET, synthetic_net=SYNTHETIC_NET, small=_sized(FACES, 8_000, 8), small_net=SMALL_NET,
     attribute_classifier=FACE_CLASSIFIER, celeba_classifier_net=CELEBA_CLASSIFIER,
     synthetic_classifier_net=SYNTHETIC_CLASSIFIER, synthetic_images=12_000, scored_images=200, max_loss_ratio=0.25,
 )  # fmt: skip
 CI = dataclasses.replace(
     LAPTOP, name="ci", mnist=_sized(MNIST, 4_000, 16), mnist_net=MNIST_NET | {"block_out_channels": (32, 32)},
-    mnist_classifier=_sized(CLASSIFIER, 4_000, 64), per_class=10, columns=5, monte_carlo=2_000, steps_grid=(3, 6, 12),
-    min_accuracy=0.2, celeba=_sized(FACES, 320, 16), celeba_net=TINY_NET, synthetic_net=TINY_NET,
-    small=_sized(FACES, 1_600, 16), small_net=TINY_NET, attribute_classifier=_sized(FACE_CLASSIFIER, 1_600, 32),
-    celeba_classifier_net=TINY_CLASSIFIER, synthetic_classifier_net=TINY_CLASSIFIER, synthetic_images=800,
-    scored_images=40, max_loss_ratio=0.8,
+    mnist_ddpm=_sized(DDPM, 4_000, 16), mnist_classifier=_sized(CLASSIFIER, 4_000, 64), per_class=10, columns=5,
+    monte_carlo=2_000, steps_grid=(3, 6, 12), min_accuracy=0.2, celeba=_sized(FACES, 320, 16), celeba_net=TINY_NET,
+    synthetic_net=TINY_NET, small=_sized(FACES, 1_600, 16), small_net=TINY_NET,
+    attribute_classifier=_sized(FACE_CLASSIFIER, 1_600, 32), celeba_classifier_net=TINY_CLASSIFIER,
+    synthetic_classifier_net=TINY_CLASSIFIER, synthetic_images=800, scored_images=40, max_loss_ratio=0.8,
 )  # fmt: skip
 COLAB = dataclasses.replace(
-    LAPTOP, name="colab", mnist=_sized(MNIST, 120_000, 32), mnist_classifier=_sized(CLASSIFIER, 180_000, 64),
-    per_class=100, monte_carlo=50_000, steps_grid=(5, 10, 20, 50), min_accuracy=0.97,
-    celeba=_sized(FACES, 800_000, 32), small=_sized(FACES, 100_000, 32),
+    LAPTOP, name="colab", mnist=_sized(MNIST, 120_000, 32), mnist_ddpm=_sized(DDPM, 120_000, 32),
+    mnist_classifier=_sized(CLASSIFIER, 180_000, 64), per_class=100, monte_carlo=50_000, steps_grid=(5, 10, 20, 50),
+    min_accuracy=0.97, celeba=_sized(FACES, 800_000, 32), small=_sized(FACES, 100_000, 32),
     attribute_classifier=_sized(FACE_CLASSIFIER, 640_000, 64), synthetic_images=20_000, scored_images=600,
     max_loss_ratio=0.4,
 )  # fmt: skip
 FULL = dataclasses.replace(
     COLAB, name="full", mnist=_sized(MNIST, 400_000, 32), mnist_net=MNIST_NET | {"attention": (False, True)},
-    mnist_classifier=_sized(CLASSIFIER, 300_000, 64), per_class=200, steps_grid=(5, 10, 20, 50, 100),
+    mnist_ddpm=_sized(DDPM, 400_000, 32), mnist_classifier=_sized(CLASSIFIER, 300_000, 64), per_class=200,
+    steps_grid=(5, 10, 20, 50, 100),
     # Twelve epochs of the 162,770 images of CelebA's train split, as in the report.
     celeba=_sized(FACES, 1_953_240, 64), small=_sized(FACES, 400_000, 32),
     attribute_classifier=_sized(FACE_CLASSIFIER, 1_600_000, 64),

@@ -26,7 +26,7 @@ def test_every_network_fits_its_images(sizes):
 
 
 def test_larger_presets_train_longer():
-    for field in ("mnist", "mnist_classifier", "small", "celeba", "attribute_classifier"):
+    for field in ("mnist", "mnist_ddpm", "mnist_classifier", "small", "celeba", "attribute_classifier"):
         totals = [getattr(sizes, field).total_images for sizes in PRESETS.values()]
         assert totals == sorted(set(totals)), field
 

@@ -57,12 +57,15 @@ def test_every_network_fits_its_data(name, sizes, few, monkeypatch):
     assert net.config.frequencies == (few.frequencies if frequencies else None) and net.config.seed == 3
     bands = isinstance(net, Denoiser) and not name.startswith("report")
     assert bool(net.config.get("sigma_data")) == bands
-    assert recipe.config(sizes).cond_dropout == ("partial" if bands else "none")
+    dropout = "none" if not bands else "whole" if name == "mnist-ddpm" else "partial"
+    assert recipe.config(sizes).cond_dropout == dropout
 
 
-def test_mnist_ddpm_predicts_noise_on_the_cosine_schedule():
-    config = make.build(make.RECIPES["mnist-ddpm"], make.mnist("test"), CI).config
-    assert config.prediction_type == "eps" and config.schedule == "cosine"
+def test_mnist_ddpm_is_the_model_of_ho_et_al():
+    recipe = make.RECIPES["mnist-ddpm"]
+    config = make.build(recipe, make.mnist("test"), CI).config
+    assert config.prediction_type == "eps" and config.schedule == "linear"
+    assert recipe.config(CI).timestep_sampling == "uniform" and recipe.config(CI).loss_weighting == "none"
 
 
 def test_options_reach_config_and_network():

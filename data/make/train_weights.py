@@ -16,6 +16,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -65,12 +66,12 @@ class Recipe:
     license: str = "MIT"
 
 
-def score_mnist(net: Denoiser, dataset: AttributeDataset, sizes: Preset) -> dict:
+def score_mnist(net: Denoiser, dataset: AttributeDataset, sizes: Preset, steps: int = 10) -> dict:
     """Class accuracy, unguided and guided."""
     classifier = load("mnist-classifier").classifier
-    scores = {"images": 10 * sizes.per_class, "steps": 10, "sampler": _sampler(net)}
+    scores = {"images": 10 * sizes.per_class, "steps": steps, "sampler": _sampler(net)}
     for scale in SCALES:
-        found = class_accuracy(net, classifier, scale, sizes.per_class)
+        found = class_accuracy(net, classifier, scale, sizes.per_class, steps)
         scores[f"guidance_scale_{scale}"] = {"class_accuracy": str(found)}
     return scores
 
@@ -150,10 +151,10 @@ def _report(sizes: Preset) -> TrainConfig:
     )
 
 
-DDPM = {"schedule": "cosine", "prediction_type": "eps"}  # Ho et al. 2020, with the schedule of Nichol and Dhariwal 2021
+DDPM = {"schedule": "linear", "prediction_type": "eps"}  # Ho et al. 2020
 RECIPES = {
     "mnist": Recipe(_mnist, Denoiser, lambda p: p.mnist_net, lambda p: p.mnist, score_mnist),
-    "mnist-ddpm": Recipe(_mnist, Denoiser, lambda p: p.mnist_net | DDPM, lambda p: p.mnist, score_mnist),
+    "mnist-ddpm": Recipe(_mnist, Denoiser, lambda p: p.mnist_net | DDPM, lambda p: p.mnist_ddpm, partial(score_mnist, steps=50)),
     "mnist-classifier": Recipe(_mnist, AttributeClassifier, lambda p: {}, lambda p: p.mnist_classifier, score_classifier),
     "celeba": Recipe(_celeba, Denoiser, lambda p: p.celeba_net, lambda p: p.celeba, score_faces, RESEARCH),
     "celeba-classifier": Recipe(

@@ -1,0 +1,97 @@
+"""Lesson 02's comparison of prediction types: noise, v and rectified flow, each trained with the same budget from several seeds.
+
+    python data/make/record_ablation.py --out data/results/mnist_ablation.json
+
+Everything else is equal: network, images, learning rate, seeds. A stopped run continues with the next training.
+"""
+
+import argparse
+import dataclasses
+import json
+import statistics
+from pathlib import Path
+
+from scipy.stats import t as student
+from tqdm.auto import tqdm
+
+from facelab.data.mnist import mnist
+from facelab.denoiser import Denoiser
+from facelab.device import machine
+from facelab.evaluation.attribute_accuracy import class_accuracy
+from facelab.evaluation.statistics import Interval
+from facelab.presets import preset
+from facelab.pretrained import load
+from facelab.samplers import DDIM, DDPM
+from facelab.training import train
+
+KINDS = {
+    "noise prediction": {"prediction_type": "eps", "schedule": "linear"},
+    "v-prediction": {"prediction_type": "v", "schedule": "linear"},
+    "rectified flow": {"prediction_type": "v", "schedule": "rectified_flow"},
+}
+# name: sampler, steps, guidance scale
+COLUMNS = {
+    "DDIM, 10 steps": (DDIM, 10, 1),
+    "DDIM, 50 steps": (DDIM, 50, 1),
+    "DDIM, 50 steps, guided": (DDIM, 50, 2),
+    "ancestral, 200 steps": (DDPM, 200, 1),
+}
+
+
+def over_seeds(values: list[float]) -> Interval:
+    """The mean of one value for each seed, with its 95 % interval (Student's t)."""
+    mean, half = (
+        statistics.fmean(values),
+        student.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5,
+    )
+    return Interval(mean, mean - half, mean + half, len(values))
+
+
+def one_training(kind: str, seed: int, sizes) -> dict:
+    """Train one network from this seed; the share of digits that are classified as their class, for each sampler."""
+    digits, classifier = mnist("train"), load("mnist-classifier").classifier
+    settings = sizes.mnist_net | KINDS[kind]
+    net = Denoiser(digits.shape, digits.attributes.names, exclusive=True, seed=seed, **settings)
+    config = dataclasses.replace(sizes.mnist_ddpm, seed=seed)
+    for now in tqdm(train(net, digits, config), total=config.steps, desc=f"{kind}, seed {seed}"):  # noqa: B007
+        pass
+    accuracy = {
+        name: class_accuracy(now.net, classifier, scale, sizes.per_class, steps, sampler).value
+        for name, (sampler, steps, scale) in COLUMNS.items()
+    }
+    return {"kind": kind, "seed": seed, "minutes": round(now.seconds / 60, 1), "accuracy": accuracy}
+
+
+def table(runs: list[dict]) -> dict:
+    """Mean over the seeds of every kind and sampler, with its interval."""
+    return {
+        kind: {
+            name: str(over_seeds([run["accuracy"][name] for run in runs if run["kind"] == kind])) for name in COLUMNS
+        }
+        for kind in KINDS
+        if sum(run["kind"] == kind for run in runs) > 1
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Record all trainings that the file does not have yet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--preset", help="the sizes of the trainings; the record in data/results is of `laptop`")
+    args = parser.parse_args(argv)
+    sizes = preset(args.preset)
+    runs = json.loads(args.out.read_text())["runs"] if args.out.is_file() else []
+    for seed in range(args.seeds):
+        for kind in KINDS:
+            if not any((run["kind"], run["seed"]) == (kind, seed) for run in runs):
+                runs.append(one_training(kind, seed, sizes))
+                about = {"images": sizes.mnist_ddpm.total_images, "digits": 10 * sizes.per_class, "machine": machine()}
+                command = f"python data/make/record_ablation.py --preset {sizes.name} --seeds {args.seeds} --out FILE"
+                record = {"command": command, **about, "table": table(runs), "runs": runs}
+                args.out.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    print(json.dumps(table(runs), indent=1))
+
+
+if __name__ == "__main__":
+    main()

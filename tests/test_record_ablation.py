@@ -1,0 +1,41 @@
+"""The comparison of lesson 02: its runs, its table, and that a stopped recording continues."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "data/make"))
+import record_ablation
+
+from facelab.presets import PRESETS
+
+
+def test_a_recording_continues_and_has_each_kind_once_for_each_seed(tmp_path, monkeypatch):
+    trained = []
+
+    def one_training(kind, seed, sizes):
+        trained.append((kind, seed))
+        return {"kind": kind, "seed": seed, "accuracy": dict.fromkeys(record_ablation.COLUMNS, 0.5 + 0.1 * seed)}
+
+    monkeypatch.setattr(record_ablation, "one_training", one_training)
+    file = tmp_path / "ablation.json"
+    record_ablation.main(["--preset", "ci", "--seeds", "2", "--out", str(file)])
+    assert trained == [(kind, seed) for seed in (0, 1) for kind in record_ablation.KINDS]
+    record_ablation.main(["--preset", "ci", "--seeds", "3", "--out", str(file)])
+    assert trained[6:] == [(kind, 2) for kind in record_ablation.KINDS]
+    record = json.loads(file.read_text())
+    assert len(record["runs"]) == 9 and record["images"] == PRESETS["ci"].mnist_ddpm.total_images
+    assert record["table"]["v-prediction"]["DDIM, 50 steps"] == "0.600 [0.352, 0.848]"  # t with 2 degrees of freedom: 4.303
+
+
+def test_the_kinds_differ_in_one_thing_each():
+    noise, v, flow = record_ablation.KINDS.values()
+    assert noise | {"prediction_type": "v"} == v and v | {"schedule": "rectified_flow"} == flow
+
+
+@pytest.mark.slow
+def test_one_training_measures_every_sampler():
+    run = record_ablation.one_training("rectified flow", 0, PRESETS["ci"])
+    assert set(run["accuracy"]) == set(record_ablation.COLUMNS) and all(0 <= v <= 1 for v in run["accuracy"].values())
