@@ -34,8 +34,9 @@ COLUMNS = {
     "DDIM, 10 steps": (DDIM, 10, 1),
     "DDIM, 50 steps": (DDIM, 50, 1),
     "DDIM, 50 steps, guided": (DDIM, 50, 2),
-    "ancestral, 200 steps": (DDPM, 200, 1),
+    "ancestral, 100 steps": (DDPM, 100, 1),
 }
+PER_CLASS = 30  # generated digits of each class
 
 
 def over_seeds(values: list[float]) -> Interval:
@@ -56,7 +57,7 @@ def one_training(kind: str, seed: int, sizes) -> dict:
     for now in tqdm(train(net, digits, config), total=config.steps, desc=f"{kind}, seed {seed}"):  # noqa: B007
         pass
     accuracy = {
-        name: class_accuracy(now.net, classifier, scale, sizes.per_class, steps, sampler).value
+        name: class_accuracy(now.net, classifier, scale, PER_CLASS, steps, sampler).value
         for name, (sampler, steps, scale) in COLUMNS.items()
     }
     return {"kind": kind, "seed": seed, "minutes": round(now.seconds / 60, 1), "accuracy": accuracy}
@@ -86,7 +87,7 @@ def main(argv: list[str] | None = None) -> None:
         for kind in KINDS:
             if not any((run["kind"], run["seed"]) == (kind, seed) for run in runs):
                 runs.append(one_training(kind, seed, sizes))
-                about = {"images": sizes.mnist_ddpm.total_images, "digits": 10 * sizes.per_class, "machine": machine()}
+                about = {"images": sizes.mnist_ddpm.total_images, "digits": 10 * PER_CLASS, "machine": machine()}
                 command = f"python data/make/record_ablation.py --preset {sizes.name} --seeds {args.seeds} --out FILE"
                 record = {"command": command, **about, "table": table(runs), "runs": runs}
                 args.out.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
