@@ -65,12 +65,11 @@ def one_training(kind: str, seed: int, sizes) -> dict:
 
 def table(runs: list[dict]) -> dict:
     """Mean over the seeds of every kind and sampler, with its interval."""
+    rows = {kind: [run["accuracy"] for run in runs if run["kind"] == kind] for kind in KINDS}
     return {
-        kind: {
-            name: str(over_seeds([run["accuracy"][name] for run in runs if run["kind"] == kind])) for name in COLUMNS
-        }
-        for kind in KINDS
-        if sum(run["kind"] == kind for run in runs) > 1
+        kind: {name: over_seeds([row[name] for row in of_kind])._asdict() for name in COLUMNS}
+        for kind, of_kind in rows.items()
+        if len(of_kind) > 1
     }
 
 
@@ -83,15 +82,13 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     sizes = preset(args.preset)
     runs = json.loads(args.out.read_text())["runs"] if args.out.is_file() else []
-    for seed in range(args.seeds):
-        for kind in KINDS:
-            if not any((run["kind"], run["seed"]) == (kind, seed) for run in runs):
-                runs.append(one_training(kind, seed, sizes))
-                about = {"images": sizes.mnist_ddpm.total_images, "digits": 10 * PER_CLASS, "machine": machine()}
-                command = f"python data/make/record_ablation.py --preset {sizes.name} --seeds {args.seeds} --out FILE"
-                record = {"command": command, **about, "table": table(runs), "runs": runs}
-                args.out.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-    print(json.dumps(table(runs), indent=1))
+    known = {(run["kind"], run["seed"]) for run in runs}
+    for kind, seed in [(kind, seed) for seed in range(args.seeds) for kind in KINDS if (kind, seed) not in known]:
+        runs.append(one_training(kind, seed, sizes))
+        command = f"python data/make/record_ablation.py --preset {sizes.name} --seeds {args.seeds} --out FILE"
+        about = {"images": sizes.mnist_ddpm.total_images, "digits": 10 * PER_CLASS, "machine": machine()}
+        record = {"command": command, **about, "table": table(runs), "runs": runs}
+        args.out.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":
