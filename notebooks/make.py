@@ -5,6 +5,8 @@
                                                  pyproject.toml and facelab.course.exercises; --check only reports differences
     python notebooks/make.py results [--check]   writes the README's table of results from data/results and the cards
     python notebooks/make.py figure              generates the animation at the top of the README
+    python notebooks/make.py site DIR            builds the site from the saved notebooks (extra `site`, and npm for MathJax)
+    python notebooks/make.py hub DIR             a folder for each denoiser that can be uploaded to the Hugging Face hub
 
 A notebook is saved only if every cell ran, every image has alt text, no output names a folder of this machine, and the file
 is small enough.
@@ -15,7 +17,10 @@ import difflib
 import json
 import os
 import re
+import shutil
+import subprocess
 import sys
+import tarfile
 import tempfile
 import tomllib
 from pathlib import Path
@@ -420,15 +425,110 @@ def figure(root: Path = ROOT) -> int:
     return 0
 
 
+# The modules of the site's API page.
+API = """schedules attributes denoiser classifier guidance samplers training analytic editing pretrained data.mnist data.celeba
+data.synthetic_faces data.csv_dataset evaluation.metrics evaluation.attribute_accuracy evaluation.likelihood widgets.explorer"""
+
+
+def site(out: Path, root: Path = ROOT) -> int:
+    """Build the pages into `out`, which any static server can show; nothing in them comes from another address."""
+    about = project(root)
+    repository = f"https://github.com/{about.place}"
+    with tempfile.TemporaryDirectory() as folder:
+        source, static = Path(folder), Path(folder) / "_static"
+        shutil.copytree(root / "notebooks/site", source, dirs_exist_ok=True)
+        static.mkdir()
+        shutil.move(source / "site.css", static)
+        subprocess.run(["npm", "pack", "--silent", "mathjax@3"], cwd=source, check=True, stdout=subprocess.DEVNULL)
+        with tarfile.open(next(source.glob("mathjax-3*.tgz"))) as package:
+            (static / "mathjax.js").write_bytes(package.extractfile("package/es5/tex-svg.js").read())
+        shutil.copy(root / "data/results/faces.png", source)
+        for path in notebooks(root):
+            book = nbformat.read(path, 4)
+            for cell in book.cells:
+                cell.source = page_links(cell.source, about) if cell.cell_type == "markdown" else cell.source
+            nbformat.write(book, source / path.name)
+        for name, text in {"glossary": "glossary.md", "teachers": "README.md"}.items():
+            write(source / f"{name}.md", page_links((root / "notebooks" / text).read_text("utf-8"), about))
+        names = [f"facelab.{name}" for name in API.split()]
+        modules = "\n\n".join(f"{name}\n{'-' * len(name)}\n\n.. automodule:: {name}\n   :members:" for name in names)
+        for page, place, text in ("index.md", "REPOSITORY", repository), ("api.md", "MODULES", modules):
+            write(source / page, (source / page).read_text("utf-8").replace(place, text))
+        options = ["-q", "-b", "html", "-c", root / "notebooks/site", "-D", f"html_static_path={static}"]
+        return subprocess.run([sys.executable, "-m", "sphinx", *options, source, out]).returncode
+
+
+def page_links(text: str, about: Project) -> str:
+    """Badges as plain links, because their images lie on other servers; links out of notebooks/ to the repository."""
+    text = re.sub(r"\[!\[([^\]]*)\]\([^)]*\)\]", r"[\1]", text)
+    text = text.replace("(README.md)", "(teachers.md)").replace("(../README.md)", "(index.md)")
+    return re.sub(r"\]\(\.\./", f"](https://github.com/{about.place}/blob/v{about.version}/", text)
+
+
+MODEL_CARD = """---
+library_name: facelab
+pipeline_tag: unconditional-image-generation
+license: {license}
+tags: [diffusion, classifier-free-guidance, {data}]
+---
+# {name}
+
+{what}. A small conditional diffusion model of facelab, a notebook series that teaches how such models work: {repository}
+
+- Data: {card[data]}
+- License: {card[license]}
+- {parameters:,} parameters, images of {shape}, conditions: {attributes}
+
+```python
+# pip install "git+{repository}@v{version}"
+from facelab import Denoiser, cfg, noise, sample, show, DDIM
+
+denoiser = Denoiser.from_pretrained("path/to/{name}")
+cond = denoiser.attributes.encode(**{example})
+show(sample(cfg(denoiser, 2.0), noise(4, denoiser.shape, seed=1), cond, DDIM(denoiser.schedule), steps=20), 4)
+```
+
+Trained by `{card[command]}`. Scores, all training stages and the checksum are in card.json.
+
+People in generated images do not exist. The attributes are guesses of annotators. This is no tool for making images of people.
+"""
+
+
+def hub(out: Path, root: Path = ROOT) -> int:
+    """A folder in `out` for each denoiser: its files, and a model card made from card.json."""
+    from facelab import load
+    from facelab.pretrained import names
+
+    about, weights = project(root), root / "data/pretrained"
+    for name in names(weights):
+        model = load(weights / name)
+        if model.denoiser is None:
+            continue
+        shutil.copytree(weights / name, out / name, dirs_exist_ok=True)
+        attributes, free = model.attributes, model.card["license"] == "MIT"
+        facts = {"name": name, "card": model.card, "what": model.card["what"], "version": about.version}
+        facts |= {"license": "mit" if free else "other", "data": "mnist" if attributes.exclusive else "faces"}
+        facts |= {"parameters": model.card["parameters"], "shape": "x".join(map(str, model.shape))}
+        facts |= {"attributes": ", ".join(attributes), "example": {attributes.names[-1]: True}}
+        write(out / name / "README.md", MODEL_CARD.format(repository=f"https://github.com/{about.place}", **facts))
+        print(out / name)
+    return 0
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="run | address | results | figure")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="run | address | results | figure | site | hub"
+    )
     commands.add_parser("run").add_argument("names", nargs="*", metavar="NAME", help="with or without .ipynb")
     for name in ("address", "results"):
         commands.add_parser(name).add_argument("--check", action="store_true", help="change nothing")
     commands.add_parser("figure")
+    for name in ("site", "hub"):
+        commands.add_parser(name).add_argument("out", type=Path, metavar="DIR", help="where it is written")
     given = vars(parser.parse_args(argv))
-    return {"run": run, "address": address, "results": results, "figure": figure}[given.pop("command")](**given)
+    known = {"run": run, "address": address, "results": results, "figure": figure, "site": site, "hub": hub}
+    return known[given.pop("command")](**given)
 
 
 if __name__ == "__main__":
