@@ -13,18 +13,18 @@ from facelab.presets import PRESETS
 
 
 def test_a_recording_continues_and_has_each_kind_once_for_each_seed(tmp_path, monkeypatch):
-    trained = []
+    trained, (kinds, columns) = [], record_ablation.COMPARISONS["prediction"]
 
-    def one_training(kind, seed, sizes):
+    def one_training(comparison, kind, seed, sizes):
         trained.append((kind, seed))
-        return {"kind": kind, "seed": seed, "accuracy": dict.fromkeys(record_ablation.COLUMNS, 0.5 + 0.1 * seed)}
+        return {"kind": kind, "seed": seed, "accuracy": dict.fromkeys(columns, 0.5 + 0.1 * seed)}
 
     monkeypatch.setattr(record_ablation, "one_training", one_training)
     file = tmp_path / "ablation.json"
-    record_ablation.main(["--preset", "ci", "--seeds", "2", "--out", str(file)])
-    assert trained == [(kind, seed) for seed in (0, 1) for kind in record_ablation.KINDS]
-    record_ablation.main(["--preset", "ci", "--seeds", "3", "--out", str(file)])
-    assert trained[6:] == [(kind, 2) for kind in record_ablation.KINDS]
+    record_ablation.main(["prediction", "--preset", "ci", "--seeds", "2", "--out", str(file)])
+    assert trained == [(kind, seed) for seed in (0, 1) for kind in kinds]
+    record_ablation.main(["prediction", "--preset", "ci", "--seeds", "3", "--out", str(file)])
+    assert trained[6:] == [(kind, 2) for kind in kinds]
     record = json.loads(file.read_text())
     assert len(record["runs"]) == 9 and record["images"] == PRESETS["ci"].mnist_ddpm.total_images
     found = record["table"]["v-prediction"]["DDIM, 50 steps"]
@@ -33,11 +33,15 @@ def test_a_recording_continues_and_has_each_kind_once_for_each_seed(tmp_path, mo
 
 
 def test_the_kinds_differ_in_one_thing_each():
-    noise, v, flow = record_ablation.KINDS.values()
+    noise, v, flow = record_ablation.COMPARISONS["prediction"][0].values()
     assert noise | {"prediction_type": "v"} == v and v | {"schedule": "rectified_flow"} == flow
+    embedding, channels, none = record_ablation.COMPARISONS["conditioning"][0].values()
+    assert embedding == flow and {**channels, "conditioning": ""} == {**none, "conditioning": ""}
 
 
 @pytest.mark.slow
-def test_one_training_measures_every_sampler():
-    run = record_ablation.one_training("rectified flow", 0, PRESETS["ci"])
-    assert set(run["accuracy"]) == set(record_ablation.COLUMNS) and all(0 <= v <= 1 for v in run["accuracy"].values())
+@pytest.mark.parametrize("comparison", record_ablation.COMPARISONS)
+def test_one_training_measures_every_sampler(comparison):
+    kinds, columns = record_ablation.COMPARISONS[comparison]
+    run = record_ablation.one_training(comparison, list(kinds)[-1], 0, PRESETS["ci"])
+    assert set(run["accuracy"]) == set(columns) and all(0 <= v <= 1 for v in run["accuracy"].values())

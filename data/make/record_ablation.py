@@ -1,6 +1,7 @@
-"""Lesson 02's comparison of prediction types: noise, v and rectified flow, each trained with the same budget from several seeds.
+"""Comparisons of lessons 02 and 03: digit models that differ in one thing, each trained with the same budget from several seeds.
 
-    python data/make/record_ablation.py --out data/results/mnist_ablation.json
+    python data/make/record_ablation.py prediction --out data/results/mnist_ablation.json
+    python data/make/record_ablation.py conditioning --out data/results/mnist_conditioning.json
 
 Everything else is equal: network, images, learning rate, seeds. A stopped run continues with the next training.
 """
@@ -24,17 +25,30 @@ from facelab.pretrained import load
 from facelab.samplers import DDIM, DDPM
 from facelab.training import train
 
-KINDS = {
-    "noise prediction": {"prediction_type": "eps", "schedule": "linear"},
-    "v-prediction": {"prediction_type": "v", "schedule": "linear"},
-    "rectified flow": {"prediction_type": "v", "schedule": "rectified_flow"},
-}
-# name: sampler, steps, guidance scale
-COLUMNS = {
-    "DDIM, 10 steps": (DDIM, 10, 1),
-    "DDIM, 50 steps": (DDIM, 50, 1),
-    "DDIM, 50 steps, guided": (DDIM, 50, 2),
-    "ancestral, 100 steps": (DDPM, 100, 1),
+FLOW = {"prediction_type": "v", "schedule": "rectified_flow"}
+# comparison: {kind: settings of the network}, {column: sampler, steps, guidance scale}
+COMPARISONS = {
+    "prediction": (
+        {
+            "noise prediction": {"prediction_type": "eps", "schedule": "linear"},
+            "v-prediction": {"prediction_type": "v", "schedule": "linear"},
+            "rectified flow": FLOW,
+        },
+        {
+            "DDIM, 10 steps": (DDIM, 10, 1),
+            "DDIM, 50 steps": (DDIM, 50, 1),
+            "DDIM, 50 steps, guided": (DDIM, 50, 2),
+            "ancestral, 100 steps": (DDPM, 100, 1),
+        },
+    ),
+    "conditioning": (
+        {
+            "embedding": FLOW,
+            "concatenated channels": FLOW | {"conditioning": "channels"},
+            "no condition": FLOW | {"conditioning": "none"},
+        },
+        {"DDIM, 10 steps": (DDIM, 10, 1)},
+    ),
 }
 PER_CLASS = 30  # generated digits of each class
 
@@ -48,26 +62,28 @@ def over_seeds(values: list[float]) -> Interval:
     return Interval(mean, mean - half, mean + half, len(values))
 
 
-def one_training(kind: str, seed: int, sizes) -> dict:
+def one_training(comparison: str, kind: str, seed: int, sizes) -> dict:
     """Train one network from this seed; the share of digits that are classified as their class, for each sampler."""
     digits, classifier = mnist("train"), load("mnist-classifier").classifier
-    settings = sizes.mnist_net | KINDS[kind]
+    kinds, columns = COMPARISONS[comparison]
+    settings = sizes.mnist_net | kinds[kind]
     net = Denoiser(digits.shape, digits.attributes.names, exclusive=True, seed=seed, **settings)
     config = dataclasses.replace(sizes.mnist_ddpm, seed=seed)
     for now in tqdm(train(net, digits, config), total=config.steps, desc=f"{kind}, seed {seed}"):  # noqa: B007
         pass
     accuracy = {
         name: class_accuracy(now.net, classifier, scale, PER_CLASS, steps, sampler).value
-        for name, (sampler, steps, scale) in COLUMNS.items()
+        for name, (sampler, steps, scale) in columns.items()
     }
     return {"kind": kind, "seed": seed, "minutes": round(now.seconds / 60, 1), "accuracy": accuracy}
 
 
-def table(runs: list[dict]) -> dict:
+def table(comparison: str, runs: list[dict]) -> dict:
     """Mean over the seeds of every kind and sampler, with its interval."""
-    rows = {kind: [run["accuracy"] for run in runs if run["kind"] == kind] for kind in KINDS}
+    kinds, columns = COMPARISONS[comparison]
+    rows = {kind: [run["accuracy"] for run in runs if run["kind"] == kind] for kind in kinds}
     return {
-        kind: {name: over_seeds([row[name] for row in of_kind])._asdict() for name in COLUMNS}
+        kind: {name: over_seeds([row[name] for row in of_kind])._asdict() for name in columns}
         for kind, of_kind in rows.items()
         if len(of_kind) > 1
     }
@@ -76,18 +92,20 @@ def table(runs: list[dict]) -> dict:
 def main(argv: list[str] | None = None) -> None:
     """Record all trainings that the file does not have yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("comparison", choices=COMPARISONS)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--preset", help="the sizes of the trainings; the record in data/results is of `laptop`")
+    parser.add_argument("--preset", help="the sizes of the trainings; the records in data/results are of `laptop`")
     args = parser.parse_args(argv)
-    sizes = preset(args.preset)
+    sizes, name = preset(args.preset), args.comparison
     runs = json.loads(args.out.read_text())["runs"] if args.out.is_file() else []
     known = {(run["kind"], run["seed"]) for run in runs}
-    for kind, seed in [(kind, seed) for seed in range(args.seeds) for kind in KINDS if (kind, seed) not in known]:
-        runs.append(one_training(kind, seed, sizes))
-        command = f"python data/make/record_ablation.py --preset {sizes.name} --seeds {args.seeds} --out FILE"
+    wanted = [(kind, seed) for seed in range(args.seeds) for kind in COMPARISONS[name][0]]
+    for kind, seed in [one for one in wanted if one not in known]:
+        runs.append(one_training(name, kind, seed, sizes))
+        command = f"python data/make/record_ablation.py {name} --preset {sizes.name} --seeds {args.seeds} --out FILE"
         about = {"images": sizes.mnist_ddpm.total_images, "digits": 10 * PER_CLASS, "machine": machine()}
-        record = {"command": command, **about, "table": table(runs), "runs": runs}
+        record = {"command": command, **about, "table": table(name, runs), "runs": runs}
         args.out.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
