@@ -65,12 +65,10 @@ class Project(NamedTuple):
 
 def project(root: Path) -> Project:
     about = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]
-    address = re.fullmatch(r"https://github\.com/([\w.-]+/[\w.-]+)", about["urls"]["Repository"])
-    if not address:
-        raise SystemExit(
-            f"Repository must be https://github.com/ACCOUNT/NAME for Colab, not {about['urls']['Repository']}."
-        )
-    return Project(about["name"], about["version"], address[1])
+    address = about["urls"]["Repository"]
+    if not (found := re.fullmatch(r"https://github\.com/([\w.-]+/[\w.-]+)", address)):
+        raise SystemExit(f"Repository must be https://github.com/ACCOUNT/NAME for Colab, not {address}.")
+    return Project(about["name"], about["version"], found[1])
 
 
 def notebooks(root: Path) -> list[Path]:
@@ -94,29 +92,18 @@ def setup_cell(about: Project) -> str:
 def relink(text: str, about: Project) -> str:
     """Every link to the project, under whatever account, with the account, name and version of today."""
     names = "|".join(map(re.escape, {about.name, about.place.split("/")[1]}))
-    hosts = (
-        r"https://(?:github\.com|raw\.githubusercontent\.com|(?:colab\.research\.google\.com|nbviewer\.org)/github)/"
-    )
-    tag = r"(?P<before>@|/(?:(?:blob|tree|raw)/)?)v\d+(?:\.\w+)*"
-    link = rf"(?P<host>{hosts})[\w.-]+/(?:{names})(?P<git>(?:\.git)?(?![\w-]))(?:{tag})?"
-    return re.sub(
-        link,
-        lambda it: (
-            f"{it['host']}{about.place}{it['git']}" + (f"{it['before']}v{about.version}" if it["before"] else "")
-        ),
-        text,
-    )
+    hosts = r"https://(?:(?:raw\.githubusercontent|github)\.com|(?:colab\.research\.google\.com|nbviewer\.org)/github)/"
+    text = re.sub(rf"({hosts})[\w.-]+/(?:{names})((?:\.git)?(?![\w-]))", rf"\g<1>{about.place}\g<2>", text)
+    before_tag = rf"{hosts}{re.escape(about.place)}(?:\.git)?(?:@|/(?:(?:blob|tree|raw)/)?)"
+    return re.sub(rf"({before_tag})v\d+(?:\.\w+)*", rf"\g<1>v{about.version}", text)
 
 
 def solution_cells(source: str) -> list:
     """A folded solution for each exercise that a code cell checks."""
-    names = EXERCISE.findall(source)
-    if not names:
-        return []
     from facelab.course.lesson import solution
 
-    new = nbformat.v4.new_markdown_cell
-    return [new(SOLUTION.format(solution(name).strip()), id=f"solution-{name}"[:64]) for name in names]
+    texts = {name: SOLUTION.format(solution(name).strip()) for name in EXERCISE.findall(source)}
+    return [nbformat.v4.new_markdown_cell(text, id=f"solution-{name}"[:64]) for name, text in texts.items()]
 
 
 def with_generated_parts(book, name: str, about: Project):
@@ -160,15 +147,13 @@ def address(root: Path = ROOT, check: bool = False) -> int:
         if new == old:
             continue
         differs = 1
-        print(f"{path.relative_to(root)} {'differs' if check else 'rewritten'}:")
         changes = difflib.unified_diff(old.splitlines(), new.splitlines(), lineterm="", n=0)
-        print(*(f"  {line[:160]}" for line in list(changes)[2:]), sep="\n")
+        lines = [f"  {line[:160]}" for line in list(changes)[2:]]
+        print(f"{path.relative_to(root)} {'differs' if check else 'rewritten'}:", *lines, sep="\n")
         if not check:
             write(path, new)
     if PLACEHOLDER in about.place:
-        print(
-            f"The address in pyproject.toml still holds the placeholder {PLACEHOLDER}: put your GitHub account there."
-        )
+        print(f"pyproject.toml still holds the placeholder {PLACEHOLDER}: put your GitHub account there.")
     return differs if check else 0
 
 
@@ -201,17 +186,10 @@ def execute(book, folder: Path) -> list[str]:
     """Run the cells in a new kernel, as on a laptop without network or data; the failure, if there is one."""
     env = {name: value for name, value in os.environ.items() if name != "FACELAB_DATA"}
     env |= {"FACELAB_PRESET": "laptop", "FACELAB_OFFLINE": "1", "FACELAB_DEVICE": "cpu"}
-    started = []
-    client = NotebookClient(
-        book,
-        kernel_name="python3",
-        timeout=None,
-        record_timing=False,
-        resources={"metadata": {"path": str(folder)}},
-        on_cell_start=lambda cell, cell_index: started.append(cell_name(cell_index, cell)),
-    )
+    started, options = [], {"kernel_name": "python3", "timeout": None, "record_timing": False}
+    options["on_cell_start"] = lambda cell, cell_index: started.append(cell_name(cell_index, cell))
     try:
-        client.execute(env=env)
+        NotebookClient(book, resources={"metadata": {"path": str(folder)}}, **options).execute(env=env)
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as stop:
         message = f"{stop.ename}: {stop.evalue}" if isinstance(stop, CellExecutionError) else str(stop)
         return [f"{started[-1] if started else 'the kernel'} failed: {message}"]
@@ -233,7 +211,7 @@ def tidy(book) -> None:
                 outputs[-1].text += output.text
             else:
                 outputs.append(output)
-        cell.outputs = [output for output in outputs if final_state(output)]
+        cell.outputs = list(filter(final_state, outputs))
 
 
 def final_state(output) -> bool:
@@ -357,13 +335,9 @@ def value(root: Path, file: str, path: str) -> str:
     found = read(root, file)
     for key in keys:
         found = found[int(key) if isinstance(found, list) else key]
-    return formatted(found, digits)
-
-
-def formatted(value, digits: int) -> str:
-    if isinstance(value, dict):
-        return f"{value['value']:.{digits}f} [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}f}" if isinstance(value, float) else str(value)
+    if isinstance(found, dict):
+        return f"{found['value']:.{digits}f} [{found['low']:.{digits}f}, {found['high']:.{digits}f}]"
+    return f"{found:,}" if isinstance(found, int) else f"{found:.{digits}f}" if isinstance(found, float) else str(found)
 
 
 def results(root: Path = ROOT, check: bool = False) -> int:
@@ -373,9 +347,7 @@ def results(root: Path = ROOT, check: bool = False) -> int:
     before, begin, rest = old.partition(MARKERS[0])
     _, end, after = rest.partition(MARKERS[1])
     if not begin or not end:
-        raise SystemExit(
-            f"README.md needs the lines {MARKERS[0].strip()} and {MARKERS[1]}: the table goes between them."
-        )
+        raise SystemExit(f"README.md needs the lines {MARKERS[0].strip()} and {MARKERS[1]} around the table.")
     new = before + begin + results_table(root, ROWS) + end + after
     if new != old:
         print(f"README.md {'differs from the records' if check else 'rewritten'}")
@@ -386,14 +358,8 @@ def results(root: Path = ROOT, check: bool = False) -> int:
 
 # The README's animation: faces of a few seeds, whose attributes change one after the other.
 SEEDS = (7, 5, 12)
-CHANGES = (
-    {"Male": False, "Young": True},
-    {"Smiling": True},
-    {"Blond_Hair": True},
-    {"Bangs": True},
-    {"Black_Hair": True, "Blond_Hair": False, "Bangs": False},
-    {"Male": True},
-)
+CHANGES = [{"Male": False, "Young": True}, {"Smiling": True}, {"Blond_Hair": True}, {"Bangs": True}]
+CHANGES += [{"Black_Hair": True, "Blond_Hair": False, "Bangs": False}, {"Male": True}]
 
 
 def figure(root: Path = ROOT) -> int:

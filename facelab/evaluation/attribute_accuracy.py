@@ -26,9 +26,9 @@ TWELVE = (
     "Smiling Male Blond_Hair Black_Hair Bangs Eyeglasses Wearing_Hat Heavy_Makeup Wearing_Lipstick No_Beard Bald Gray_Hair"
 ).split()
 # By the name of the dataset whose images they classify.
-CLASSIFIERS = {"celeba": "celeba-classifier", "synthetic": "synthetic-classifier"} | dict.fromkeys(
-    ("mnist", "mnist-5000"), "mnist-classifier"
-)
+CLASSIFIERS = {name: f"{name}-classifier" for name in ("celeba", "synthetic", "mnist")} | {
+    "mnist-5000": "mnist-classifier"
+}
 
 
 class BalancedAccuracy(NamedTuple):
@@ -105,14 +105,13 @@ class AttributeRow(NamedTuple):
 
 
 def attribute_table(
-    classifier, generated: Tensor, cond: Tensor, real: AttributeDataset | dict, names: list[str] | None = None, **about
+    classifier, generated: Tensor, cond: Tensor, on_real: dict, names: list[str] | None = None
 ) -> Table:
     """How accurately images (B, C, H, W) show their conditions (B, K), by attribute; `about["mean"]` by group of attributes.
 
-    `real`: real images with labels, or their `classifier_accuracy`. `names`: the rows, by default every attribute of which both
-    values are specified. `about`: what to record beside the table.
+    `on_real`: `classifier_accuracy` of real images. `names`: the rows, by default every attribute of which both values are
+    specified.
     """
-    on_real = classifier_accuracy(classifier, real) if isinstance(real, AttributeDataset) else real
     attributes, predicted = classifier.attributes, predict_attributes(classifier, generated)
     found = balanced_accuracy(predicted, cond, attributes)
     complete = [name for name, accuracy in found.items() if not math.isnan(accuracy.value)]
@@ -122,7 +121,7 @@ def attribute_table(
     means = {group: mean_balanced_accuracy(predicted, cond, attributes, some) for group, some in groups.items() if some}
     rows = [AttributeRow(name, found[name], on_real[name], difference(on_real[name], found[name])) for name in names]
     caption = f"balanced accuracy, chance 0.500; mean of generated images: {means.get('all', '-')}"
-    return Table(tuple(rows), about | {"caption": caption, "mean": means})
+    return Table(tuple(rows), {"caption": caption, "mean": means})
 
 
 def class_hits(images: Tensor, cond: Tensor, classifier) -> Interval:

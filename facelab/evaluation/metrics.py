@@ -15,13 +15,6 @@ from torch import Tensor
 from facelab.evaluation.statistics import Interval, wilson
 
 
-class Moments(NamedTuple):
-    """Mean (D,) and covariance of features in float64; the covariance as a root (R, D), with root.T @ root."""
-
-    mean: Tensor
-    root: Tensor
-
-
 def check_features(features: Tensor, minimum: int = 2, size: int | None = None) -> Tensor:
     """`features` if they are float (N, D), finite, at least `minimum` rows, and of `size` numbers each."""
     if features.ndim != 2 or not features.is_floating_point():
@@ -35,26 +28,25 @@ def check_features(features: Tensor, minimum: int = 2, size: int | None = None) 
     return features
 
 
-def moments(features: Tensor) -> Moments:
-    """Mean and covariance of features (N, D), N at least 2."""
-    x = check_features(features).double()
+def moments(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (D,) of features (N, D), and a root (R, D) of their covariance root.T @ root, in float64."""
+    x = features.double()
     mean = x.mean(0)
     root = (x - mean) / (len(x) - 1) ** 0.5
     # The triangle of a QR decomposition has the same covariance in D rows.
-    return Moments(mean, torch.linalg.qr(root, mode="r").R if len(root) > len(mean) else root)
+    return mean, torch.linalg.qr(root, mode="r").R if len(root) > len(mean) else root
 
 
-def frechet_distance(a: Tensor | Moments, b: Tensor | Moments) -> float:
-    """The Fréchet distance of the Gaussians with the moments of features (N, D); in squared units of the features.
+def frechet_distance(a: Tensor, b: Tensor) -> float:
+    """The Fréchet distance of the Gaussians with the moments of features (N, D) and (M, D); in squared units of the features.
 
     It is biased upwards, more so for fewer images: compare only at equal counts.
     """
-    a, b = (each if isinstance(each, Moments) else moments(each) for each in (a, b))
-    if a.mean.shape != b.mean.shape:
-        raise ValueError(f"both sets need the same features, got {len(a.mean)} and {len(b.mean)} numbers an image.")
+    check_features(b, size=check_features(a).shape[1])
+    (mean_a, root_a), (mean_b, root_b) = moments(a), moments(b)
     # The squared singular values are the eigenvalues of sqrt(A) B sqrt(A), exact for singular covariances too.
-    trace = torch.linalg.svdvals(a.root @ b.root.T).sum()
-    distance = (a.mean - b.mean).square().sum() + a.root.square().sum() + b.root.square().sum() - 2 * trace
+    trace = torch.linalg.svdvals(root_a @ root_b.T).sum()
+    distance = (mean_a - mean_b).square().sum() + root_a.square().sum() + root_b.square().sum() - 2 * trace
     return max(0.0, distance.item())
 
 
@@ -64,7 +56,6 @@ def frechet_estimate(a: Tensor, b: Tensor) -> Interval:
     An interval of the *expected distance at these counts*, bias included, from the influence of each image (infinitesimal
     jackknife: Jaeckel 1972).
     """
-    check_features(b, size=check_features(a).shape[1])
     value, half = frechet_distance(a, b), _half_width(*_influence(a, b))
     return Interval(value, max(0.0, value - half), value + half)
 
@@ -74,7 +65,6 @@ def frechet_difference(real: Tensor, a: Tensor, b: Tensor) -> Interval:
 
     The interval is as in `frechet_estimate`, for three sets that were sampled independently.
     """
-    check_features(a, size=check_features(real).shape[1]), check_features(b, size=a.shape[1])
     if len(a) != len(b):
         raise ValueError(f"both models need the same number of images, got {len(a)} and {len(b)}.")
     value = frechet_distance(real, a) - frechet_distance(real, b)
@@ -92,16 +82,16 @@ def _influence(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
     |y|^2 - y T y + 2 (mean - other mean) y, up to a constant, for y = x - mean and the optimal transport map T from a to b.
     """
-    of_a, of_b = moments(a), moments(b)
-    left, s, right = torch.linalg.svd(of_a.root @ of_b.root.T, full_matrices=False)
+    (mean_a, root_a), (mean_b, root_b) = moments(a), moments(b)
+    left, s, right = torch.linalg.svd(root_a @ root_b.T, full_matrices=False)
     shared = s > 1e-12 * s.max()  # directions of only one set do not move the trace
     left, s, right = left[:, shared], s[shared], right.T[:, shared]
 
-    def of_each(x, own, other, side):
-        y, transport = x.double() - own.mean, other.root.T @ side / s.sqrt()
-        return y.square().sum(1) - (y @ transport).square().sum(1) + 2 * y @ (own.mean - other.mean)
+    def of_each(y, apart, transport):
+        return y.square().sum(1) - (y @ transport).square().sum(1) + 2 * y @ apart
 
-    return of_each(a, of_a, of_b, right), of_each(b, of_b, of_a, left)
+    of_a = of_each(a.double() - mean_a, mean_a - mean_b, root_b.T @ right / s.sqrt())
+    return of_a, of_each(b.double() - mean_b, mean_b - mean_a, root_a.T @ left / s.sqrt())
 
 
 def kernel_distance(a: Tensor, b: Tensor, subsets: int = 100, size: int | None = None, seed: int = 0) -> Interval:
