@@ -18,12 +18,12 @@ import re
 import sys
 import tempfile
 import tomllib
+from collections import namedtuple
 from pathlib import Path
-from typing import NamedTuple
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbclient.exceptions import CellExecutionError, DeadKernelError
 
 ROOT = Path(__file__).resolve().parent.parent
 MAX_BYTES, MAX_BYTES_TOGETHER = 2_000_000, 10_000_000
@@ -55,12 +55,7 @@ SECRETS = re.compile(
 )
 
 
-class Project(NamedTuple):
-    """What pyproject.toml says about the project."""
-
-    name: str
-    version: str
-    place: str  # ACCOUNT/NAME on GitHub
+Project = namedtuple("Project", "name version place")  # from pyproject.toml; place is ACCOUNT/NAME on GitHub
 
 
 def project(root: Path) -> Project:
@@ -134,8 +129,7 @@ def with_generated_parts(book, name: str, about: Project):
 def address(root: Path = ROOT, check: bool = False) -> int:
     """Rewrite pages and notebooks; with `check` only report what differs, and return 1 if anything does."""
     about, differs = project(root), 0
-    names = "README.md", "CITATION.cff", "notebooks/README.md"
-    pages = [root / name for name in names if (root / name).exists()]
+    pages = [root / name for name in ("README.md", "CITATION.cff", "notebooks/README.md") if (root / name).exists()]
     for path in [*pages, *notebooks(root)]:
         old = path.read_text("utf-8")
         if path in pages:
@@ -190,7 +184,7 @@ def execute(book, folder: Path) -> list[str]:
     options["on_cell_start"] = lambda cell, cell_index: started.append(cell_name(cell_index, cell))
     try:
         NotebookClient(book, resources={"metadata": {"path": str(folder)}}, **options).execute(env=env)
-    except (CellExecutionError, CellTimeoutError, DeadKernelError) as stop:
+    except (CellExecutionError, DeadKernelError) as stop:
         message = f"{stop.ename}: {stop.evalue}" if isinstance(stop, CellExecutionError) else str(stop)
         return [f"{started[-1] if started else 'the kernel'} failed: {message}"]
     return []
@@ -245,8 +239,8 @@ def complaints(book, root: Path = ROOT) -> list[str]:
 
 
 def cell_complaints(cell, count: int, root: Path) -> list[str]:
-    here = [folder for folder in (root, Path.home(), Path(tempfile.gettempdir())) if len(folder.parts) > 1]
-    here = "|".join(re.escape(str(folder)) for folder in here)
+    here = root, Path.home(), Path(tempfile.gettempdir())
+    here = "|".join(re.escape(str(folder)) for folder in here if len(folder.parts) > 1)
     private = re.compile(rf"(?<![\w.-])(?:{FOLDERS}|(?:{here})(?![\w-]))")
     wrong = [] if cell.execution_count == count else [f"has execution count {cell.execution_count}, not {count}"]
     for output in cell.outputs:
@@ -344,11 +338,10 @@ def results(root: Path = ROOT, check: bool = False) -> int:
     """Write the table between its markers in the README; with `check` only report whether it differs, and return 1 then."""
     page = root / "README.md"
     old = page.read_text("utf-8")
-    before, begin, rest = old.partition(MARKERS[0])
-    _, end, after = rest.partition(MARKERS[1])
-    if not begin or not end:
+    between = rf"(?s)(?<={re.escape(MARKERS[0])}).*?(?={re.escape(MARKERS[1])})"
+    if not re.search(between, old):
         raise SystemExit(f"README.md needs the lines {MARKERS[0].strip()} and {MARKERS[1]} around the table.")
-    new = before + begin + results_table(root, ROWS) + end + after
+    new = re.sub(between, lambda _: results_table(root, ROWS), old, count=1)
     if new != old:
         print(f"README.md {'differs from the records' if check else 'rewritten'}")
         if not check:

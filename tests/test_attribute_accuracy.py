@@ -256,8 +256,6 @@ def test_leakage_is_found_with_its_sign():
     assert ("Smiling", "Glasses") not in {(one.specified, one.affected) for one in others}
     predicted[glasses, 3] = -predicted[glasses, 3]
     assert leaks(predicted, labels).strongest()[0].excess.value == pytest.approx(-1, abs=0.06)
-    assert json.dumps(found.to_json(), allow_nan=False) and "Glasses" in str(found)
-    assert found._repr_html_().count("<tr>") == 1 + len(found.strongest())
 
 
 def test_of_many_cells_hardly_any_is_significant_by_chance():
@@ -284,7 +282,7 @@ def test_the_strongest_leaks_have_the_largest_absolute_excess():
     values = [("Hat", "Male", 0.5), ("Hat", "Hat", 0.9), ("Male", "Hat", -0.7), ("Male", "Smiling", 0.2)]
     zero = Interval(0.0, 0.0, 0.0)
     cells = [accuracy.Leak(i, j, zero, zero, Interval(value, value - 0.1, value + 0.1), True) for i, j, value in values]
-    found = accuracy.Leakage((*cells, cells[0]._replace(affected="Glasses", significant=False)), {"caption": ""})
+    found = accuracy.Leakage((*cells, cells[0]._replace(affected="Glasses", significant=False)))
     assert [cell.excess.value for cell in found.strongest()] == [-0.7, 0.5, 0.2]
     assert [cell.excess.value for cell in found.strongest(1)] == [-0.7]
 

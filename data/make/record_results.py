@@ -113,12 +113,11 @@ class Run:
 
     def about(self, measures: str, **more) -> dict:
         """What every record says about itself."""
-        facts = {
-            "measures": measures,
-            "model": f"{self.name}, sha256 {self.sha256[:16]}",
-            "reference": self.faces.source,
-        }
+        facts = {"measures": measures, "model": str(self), "reference": self.faces.source}
         return facts | {key: getattr(self.args, key) for key in ("sampler", "steps", "count", "seed")} | more
+
+    def __str__(self) -> str:
+        return f"{self.name}, sha256 {self.sha256[:16]}"
 
 
 def efficientnet(images: Tensor) -> Tensor:
@@ -232,7 +231,7 @@ def guidance(args) -> tuple[str, dict]:
     in_data = rate_changes(run, run.labels[smiling > 0], run.labels[smiling < 0])
     measures = f"{DISTANCE} and attribute accuracy (chance 0.5) by scale"
     facts = {"distance_of_two_real_sets": frechet_estimate(real, other), "changes_in_data": in_data}
-    facts |= {"weak": f"{weak.name}, sha256 {weak.sha256[:16]}"} if weak else {}
+    facts |= {"weak": str(weak)} if weak else {}
     return f"{args.model}_{args.part}", {"about": run.about(measures, **facts), "rows": rows}
 
 

@@ -6,9 +6,7 @@ Chance is 0.5, however rare the attribute. Only specified attributes (not 0) cou
 its balanced accuracy there stands beside every value.
 """
 
-import dataclasses
 import math
-from collections.abc import Iterable
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -66,10 +64,8 @@ def balanced_accuracy(predicted: Tensor, cond: Tensor, attributes: Attributes) -
     return found
 
 
-def mean_balanced_accuracy(
-    predicted: Tensor, cond: Tensor, attributes: Attributes, names: Iterable[str] | None = None, seed: int = 0
-) -> Interval:
-    """The mean over all names (by default all attributes) of which both values are specified somewhere.
+def mean_balanced_accuracy(predicted: Tensor, cond: Tensor, attributes: Attributes, names=None) -> Interval:
+    """The mean over all `names` (by default all attributes) of which both values are specified somewhere.
 
     All attributes are predicted on the same images, so the interval is value plus or minus 1.96 standard deviations of 200
     bootstrap replicates of the images.
@@ -81,7 +77,7 @@ def mean_balanced_accuracy(
         raise ValueError("no attribute has both values among these conditions, so no accuracy can be balanced.")
     specified = torch.stack([cond[:, columns] > 0, cond[:, columns] < 0]).double()
     hits = specified * torch.stack([predicted[:, columns] > 0, predicted[:, columns] < 0])
-    rows = torch.randint(len(cond), (200, len(cond)), generator=torch.Generator().manual_seed(seed))
+    rows = torch.randint(len(cond), (200, len(cond)), generator=torch.Generator().manual_seed(0))
     weights = torch.stack([torch.ones(len(cond)), *(row.bincount(minlength=len(cond)) for row in rows)]).double()
     means = (weights @ hits / (weights @ specified)).mean(0).nanmean(1)  # leaves out a value that a replicate lacks
     value, half = means[0].item(), 1.96 * means[1:].std().item()
@@ -109,8 +105,7 @@ def attribute_table(
 ) -> Table:
     """How accurately images (B, C, H, W) show their conditions (B, K), by attribute; `about["mean"]` by group of attributes.
 
-    `on_real`: `classifier_accuracy` of real images. `names`: the rows, by default every attribute of which both values are
-    specified.
+    `on_real`: `classifier_accuracy` of real images. `names`: the rows, by default all of which both values are specified.
     """
     attributes, predicted = classifier.attributes, predict_attributes(classifier, generated)
     found = balanced_accuracy(predicted, cond, attributes)
@@ -134,10 +129,8 @@ def class_hits(images: Tensor, cond: Tensor, classifier) -> Interval:
 def class_accuracy(model, classifier, guidance_scale, per_class: int, steps=10, sampler=None, seed=1) -> Interval:
     """The share of generated images that are classified as their class, `per_class` images of every class."""
     cond = torch.eye(len(classifier.attributes)).repeat(per_class, 1)
-    images = generate(
-        model, cond, guidance_scale=guidance_scale, steps=steps, sampler=sampler, seed=seed, batch_size=100
-    )
-    return class_hits(images, cond, classifier)
+    x = generate(model, cond, guidance_scale=guidance_scale, steps=steps, sampler=sampler, seed=seed, batch_size=100)
+    return class_hits(x, cond, classifier)
 
 
 class Leak(NamedTuple):
@@ -154,9 +147,10 @@ class Leak(NamedTuple):
     significant: bool
 
 
-@dataclasses.dataclass(frozen=True)
-class Leakage(Table):
-    """All cells of the leakage matrix, row by row; shown are the strongest."""
+class Leakage(NamedTuple):
+    """All cells of the leakage matrix, row by row."""
+
+    rows: tuple[Leak, ...]
 
     def matrix(self, part: str = "excess") -> Tensor:
         """(specified, affected) of `excess`, `generated` or `real`, float64; NaN where there are no such images."""
@@ -167,9 +161,6 @@ class Leakage(Table):
         """The significant cells off the diagonal, the largest excess first."""
         cells = [cell for cell in self.rows if cell.significant and cell.specified != cell.affected]
         return sorted(cells, key=lambda cell: -abs(cell.excess.value))[:count]
-
-    def cells(self) -> list[tuple[str, ...]]:
-        return [Leak._fields[:5], *(tuple(map(as_cell, cell[:5])) for cell in self.strongest())]
 
 
 def leakage(predicted: Tensor, cond: Tensor, predicted_real: Tensor, real: AttributeDataset) -> Leakage:
@@ -201,7 +192,7 @@ def leakage(predicted: Tensor, cond: Tensor, predicted_real: Tensor, real: Attri
             ours, data = (change(group, j, 1.96) for group in groups)
             wide = difference(*(change(group, j, bonferroni) for group in groups))
             cells.append(Leak(names[i], name, ours, data, difference(ours, data), wide.low > 0 or wide.high < 0))
-    return Leakage(tuple(cells), {"caption": "attribute leakage: the strongest changes beyond those in the data"})
+    return Leakage(tuple(cells))
 
 
 def _check_shapes(predicted: Tensor, cond: Tensor, attributes: Attributes) -> None:

@@ -6,7 +6,6 @@ All take features (N, D) from any extractor (`evaluation.features`). Only in Inc
 """
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -137,18 +136,12 @@ def inception_score(logits: Tensor, splits: int = 10, seed: int = 2020) -> Inter
     return Interval(value, max(1.0, value - half), value + half, len(order))
 
 
-class PrecisionRecall(NamedTuple):
-    """`precision`: the share of generated images among the real ones; `recall`: of real images among the generated ones."""
+def precision_recall(real: Tensor, generated: Tensor, k: int = 3) -> tuple[Interval, Interval]:
+    """Precision, the share of generated images (M, D) that lie among the real ones (N, D), and recall, the reverse.
 
-    precision: Interval
-    recall: Interval
-
-
-def precision_recall(real: Tensor, generated: Tensor, k: int = 3) -> PrecisionRecall:
-    """Quality and diversity (Kynkäänniemi et al. 2019), torch-fidelity's, of features (N, D) and (M, D).
-
-    An image lies among a set if it is as near to one of its images as that one's k-th neighbour in the set. The intervals are
-    those of a share, given the other set. Both depend on the counts: compare only at equal ones.
+    Kynkäänniemi et al. 2019, as torch-fidelity computes them. An image lies among a set if it is as near to one of its images
+    as that one's k-th neighbour in the set. The intervals are those of a share, given the other set. Both depend on the counts:
+    compare only at equal ones.
     """
     from torch_fidelity.metric_prc import prc_features_to_metric
 
@@ -157,7 +150,7 @@ def precision_recall(real: Tensor, generated: Tensor, k: int = 3) -> PrecisionRe
     check_features(generated, k + 1, check_features(real, k + 1).shape[1])
     options = {"prc_neighborhood": k, "prc_batch_size": 1000, "save_cpu_ram": True, "verbose": False}
     found, (n, m) = prc_features_to_metric(generated.double(), real.double(), **options), (len(generated), len(real))
-    return PrecisionRecall(wilson(round(found["precision"] * n), n), wilson(round(found["recall"] * m), m))
+    return wilson(round(found["precision"] * n), n), wilson(round(found["recall"] * m), m)
 
 
 def nearest_neighbors(queries: Tensor, candidates: Tensor, chunk: int = 1024) -> tuple[Tensor, Tensor]:
@@ -210,8 +203,5 @@ def spectrum_amplitudes(images: Tensor) -> dict[str, float]:
     grey = images.float().mean(1) if images.dtype == torch.uint8 else (images.float().mean(1) + 1) * 127.5
     spectrum = torch.fft.fft2(grey).abs().mean(0) / grey[0].numel()
     places = {"both axes": (1, 1), "rows": (1, 0), "columns": (0, 1)}
-    return {
-        f"period {period}, {name}": spectrum[y * len(spectrum) // period, x * len(spectrum) // period].item()
-        for period in (2, 4)
-        for name, (y, x) in places.items()
-    }
+    places = {f"period {n}, {name}": (y / n, x / n) for n in (2, 4) for name, (y, x) in places.items()}
+    return {name: spectrum[int(y * len(spectrum)), int(x * len(spectrum))].item() for name, (y, x) in places.items()}
