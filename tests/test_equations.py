@@ -416,11 +416,10 @@ def test_attribute_leakage_by_hand():
         return sum(float(value) > 0 for value in predictions[:, j]) / len(predictions)
 
     found = leakage(predicted, conds, predicted_real, real).matrix()
-    for i in range(3):
-        for j in range(3):
-            ours = [r(predicted[conds[:, i] == sign], j) for sign in (1, -1)]
-            data = [r(predicted_real[real_conds[:, i] == sign], j) for sign in (1, -1)]
-            assert_close(found[i, j].item(), ours[0] - ours[1] - (data[0] - data[1]))
+    for i, j in itertools.product(range(3), repeat=2):
+        ours = [r(predicted[conds[:, i] == sign], j) for sign in (1, -1)]
+        data = [r(predicted_real[real_conds[:, i] == sign], j) for sign in (1, -1)]  # by labels, not by predictions
+        assert_close(found[i, j].item(), ours[0] - ours[1] - (data[0] - data[1]))
 
 
 # The list and the lessons
