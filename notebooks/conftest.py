@@ -24,6 +24,7 @@ STEP = 0.5  # seconds between two checks that the kernel is alive
 STUCK = 60  # seconds of silence between two cells after which a kernel counts as lost
 GRACE = 5  # seconds for which an interrupted cell may go on printing
 HERE_ONLY = (Path(__file__).resolve().parents[1] / "tests/here_only.py").read_text("utf-8")
+OVERLOOKED = "__import__('IPython').get_ipython().overlooked({})"
 LINGER = {"running": 10, "daemons": 1}  # seconds to wait for what still runs after the last cell
 
 
@@ -140,12 +141,9 @@ class Kernel(RunningKernel):
             raise Lost(f"the kernel could not be queried: {value['ename']}: {value['evalue']}")
         return literal_eval(value["data"]["text/plain"])
 
-    def overlooked(self, end=False):
-        return self.ask(f"__import__('IPython').get_ipython().overlooked({end})")
-
     def after_cell(self, cell):
         reply, tags = self.reply, cell.cell.metadata.get("tags", [])
-        notes = self.overlooked()["notes"]
+        notes = self.ask(OVERLOOKED.format(False))["notes"]
         unseen = [text for kind, text in notes if kind != "command" or "raises-exception" not in tags]
         if reply["status"] != "ok" and not cell.options["check_exception"]:  # a wrong %magic publishes no error
             unseen.append(f"{reply.get('ename', reply['status'])}: {reply.get('evalue')}")
@@ -155,12 +153,12 @@ class Kernel(RunningKernel):
         notes, start = [], time.monotonic()
         try:
             while True:
-                state = self.overlooked()
+                state = self.ask(OVERLOOKED.format(False))
                 notes += state["notes"]
                 if time.monotonic() - start >= max((LINGER[what] for what in LINGER if state[what]), default=0):
                     break
                 time.sleep(STEP / 2)
-            notes += self.overlooked(end=True)["notes"]
+            notes += self.ask(OVERLOOKED.format(True))["notes"]
         except Lost as lost:
             notes.append(["kernel", str(lost)])
         return [text for _, text in notes]

@@ -23,12 +23,12 @@ import sys
 import tarfile
 import tempfile
 import tomllib
+from collections import namedtuple
 from pathlib import Path
-from typing import NamedTuple
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbclient.exceptions import CellExecutionError, DeadKernelError
 
 ROOT = Path(__file__).resolve().parent.parent
 MAX_BYTES, MAX_BYTES_TOGETHER = 2_000_000, 10_000_000
@@ -60,22 +60,15 @@ SECRETS = re.compile(
 )
 
 
-class Project(NamedTuple):
-    """What pyproject.toml says about the project."""
-
-    name: str
-    version: str
-    place: str  # ACCOUNT/NAME on GitHub
+Project = namedtuple("Project", "name version place")  # from pyproject.toml; place is ACCOUNT/NAME on GitHub
 
 
 def project(root: Path) -> Project:
     about = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]
-    address = re.fullmatch(r"https://github\.com/([\w.-]+/[\w.-]+)", about["urls"]["Repository"])
-    if not address:
-        raise SystemExit(
-            f"Repository must be https://github.com/ACCOUNT/NAME for Colab, not {about['urls']['Repository']}."
-        )
-    return Project(about["name"], about["version"], address[1])
+    address = about["urls"]["Repository"]
+    if not (found := re.fullmatch(r"https://github\.com/([\w.-]+/[\w.-]+)", address)):
+        raise SystemExit(f"Repository must be https://github.com/ACCOUNT/NAME for Colab, not {address}.")
+    return Project(about["name"], about["version"], found[1])
 
 
 def notebooks(root: Path) -> list[Path]:
@@ -99,29 +92,18 @@ def setup_cell(about: Project) -> str:
 def relink(text: str, about: Project) -> str:
     """Every link to the project, under whatever account, with the account, name and version of today."""
     names = "|".join(map(re.escape, {about.name, about.place.split("/")[1]}))
-    hosts = (
-        r"https://(?:github\.com|raw\.githubusercontent\.com|(?:colab\.research\.google\.com|nbviewer\.org)/github)/"
-    )
-    tag = r"(?P<before>@|/(?:(?:blob|tree|raw)/)?)v\d+(?:\.\w+)*"
-    link = rf"(?P<host>{hosts})[\w.-]+/(?:{names})(?P<git>(?:\.git)?(?![\w-]))(?:{tag})?"
-    return re.sub(
-        link,
-        lambda it: (
-            f"{it['host']}{about.place}{it['git']}" + (f"{it['before']}v{about.version}" if it["before"] else "")
-        ),
-        text,
-    )
+    hosts = r"https://(?:(?:raw\.githubusercontent|github)\.com|(?:colab\.research\.google\.com|nbviewer\.org)/github)/"
+    text = re.sub(rf"({hosts})[\w.-]+/(?:{names})((?:\.git)?(?![\w-]))", rf"\g<1>{about.place}\g<2>", text)
+    before_tag = rf"{hosts}{re.escape(about.place)}(?:\.git)?(?:@|/(?:(?:blob|tree|raw)/)?)"
+    return re.sub(rf"({before_tag})v\d+(?:\.\w+)*", rf"\g<1>v{about.version}", text)
 
 
 def solution_cells(source: str) -> list:
     """A folded solution for each exercise that a code cell checks."""
-    names = EXERCISE.findall(source)
-    if not names:
-        return []
     from facelab.course.lesson import solution
 
-    new = nbformat.v4.new_markdown_cell
-    return [new(SOLUTION.format(solution(name).strip()), id=f"solution-{name}"[:64]) for name in names]
+    texts = {name: SOLUTION.format(solution(name).strip()) for name in EXERCISE.findall(source)}
+    return [nbformat.v4.new_markdown_cell(text, id=f"solution-{name}"[:64]) for name, text in texts.items()]
 
 
 def with_generated_parts(book, name: str, about: Project):
@@ -152,8 +134,7 @@ def with_generated_parts(book, name: str, about: Project):
 def address(root: Path = ROOT, check: bool = False) -> int:
     """Rewrite pages and notebooks; with `check` only report what differs, and return 1 if anything does."""
     about, differs = project(root), 0
-    names = "README.md", "CITATION.cff", "notebooks/README.md"
-    pages = [root / name for name in names if (root / name).exists()]
+    pages = [root / name for name in ("README.md", "CITATION.cff", "notebooks/README.md") if (root / name).exists()]
     for path in [*pages, *notebooks(root)]:
         old = path.read_text("utf-8")
         if path in pages:
@@ -165,15 +146,13 @@ def address(root: Path = ROOT, check: bool = False) -> int:
         if new == old:
             continue
         differs = 1
-        print(f"{path.relative_to(root)} {'differs' if check else 'rewritten'}:")
         changes = difflib.unified_diff(old.splitlines(), new.splitlines(), lineterm="", n=0)
-        print(*(f"  {line[:160]}" for line in list(changes)[2:]), sep="\n")
+        lines = [f"  {line[:160]}" for line in list(changes)[2:]]
+        print(f"{path.relative_to(root)} {'differs' if check else 'rewritten'}:", *lines, sep="\n")
         if not check:
             write(path, new)
     if PLACEHOLDER in about.place:
-        print(
-            f"The address in pyproject.toml still holds the placeholder {PLACEHOLDER}: put your GitHub account there."
-        )
+        print(f"pyproject.toml still holds the placeholder {PLACEHOLDER}: put your GitHub account there.")
     return differs if check else 0
 
 
@@ -206,18 +185,11 @@ def execute(book, folder: Path) -> list[str]:
     """Run the cells in a new kernel, as on a laptop without network or data; the failure, if there is one."""
     env = {name: value for name, value in os.environ.items() if name != "FACELAB_DATA"}
     env |= {"FACELAB_PRESET": "laptop", "FACELAB_OFFLINE": "1", "FACELAB_DEVICE": "cpu"}
-    started = []
-    client = NotebookClient(
-        book,
-        kernel_name="python3",
-        timeout=None,
-        record_timing=False,
-        resources={"metadata": {"path": str(folder)}},
-        on_cell_start=lambda cell, cell_index: started.append(cell_name(cell_index, cell)),
-    )
+    started, options = [], {"kernel_name": "python3", "timeout": None, "record_timing": False}
+    options["on_cell_start"] = lambda cell, cell_index: started.append(cell_name(cell_index, cell))
     try:
-        client.execute(env=env)
-    except (CellExecutionError, CellTimeoutError, DeadKernelError) as stop:
+        NotebookClient(book, resources={"metadata": {"path": str(folder)}}, **options).execute(env=env)
+    except (CellExecutionError, DeadKernelError) as stop:
         message = f"{stop.ename}: {stop.evalue}" if isinstance(stop, CellExecutionError) else str(stop)
         return [f"{started[-1] if started else 'the kernel'} failed: {message}"]
     return []
@@ -238,7 +210,7 @@ def tidy(book) -> None:
                 outputs[-1].text += output.text
             else:
                 outputs.append(output)
-        cell.outputs = [output for output in outputs if final_state(output)]
+        cell.outputs = list(filter(final_state, outputs))
 
 
 def final_state(output) -> bool:
@@ -272,8 +244,8 @@ def complaints(book, root: Path = ROOT) -> list[str]:
 
 
 def cell_complaints(cell, count: int, root: Path) -> list[str]:
-    here = [folder for folder in (root, Path.home(), Path(tempfile.gettempdir())) if len(folder.parts) > 1]
-    here = "|".join(re.escape(str(folder)) for folder in here)
+    here = root, Path.home(), Path(tempfile.gettempdir())
+    here = "|".join(re.escape(str(folder)) for folder in here if len(folder.parts) > 1)
     private = re.compile(rf"(?<![\w.-])(?:{FOLDERS}|(?:{here})(?![\w-]))")
     wrong = [] if cell.execution_count == count else [f"has execution count {cell.execution_count}, not {count}"]
     for output in cell.outputs:
@@ -362,26 +334,19 @@ def value(root: Path, file: str, path: str) -> str:
     found = read(root, file)
     for key in keys:
         found = found[int(key) if isinstance(found, list) else key]
-    return formatted(found, digits)
-
-
-def formatted(value, digits: int) -> str:
-    if isinstance(value, dict):
-        return f"{value['value']:.{digits}f} [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}f}" if isinstance(value, float) else str(value)
+    if isinstance(found, dict):
+        return f"{found['value']:.{digits}f} [{found['low']:.{digits}f}, {found['high']:.{digits}f}]"
+    return f"{found:,}" if isinstance(found, int) else f"{found:.{digits}f}" if isinstance(found, float) else str(found)
 
 
 def results(root: Path = ROOT, check: bool = False) -> int:
     """Write the table between its markers in the README; with `check` only report whether it differs, and return 1 then."""
     page = root / "README.md"
     old = page.read_text("utf-8")
-    before, begin, rest = old.partition(MARKERS[0])
-    _, end, after = rest.partition(MARKERS[1])
-    if not begin or not end:
-        raise SystemExit(
-            f"README.md needs the lines {MARKERS[0].strip()} and {MARKERS[1]}: the table goes between them."
-        )
-    new = before + begin + results_table(root, ROWS) + end + after
+    between = rf"(?s)(?<={re.escape(MARKERS[0])}).*?(?={re.escape(MARKERS[1])})"
+    if not re.search(between, old):
+        raise SystemExit(f"README.md needs the lines {MARKERS[0].strip()} and {MARKERS[1]} around the table.")
+    new = re.sub(between, lambda _: results_table(root, ROWS), old, count=1)
     if new != old:
         print(f"README.md {'differs from the records' if check else 'rewritten'}")
         if not check:
@@ -391,14 +356,8 @@ def results(root: Path = ROOT, check: bool = False) -> int:
 
 # The README's animation: faces of a few seeds, whose attributes change one after the other.
 SEEDS = (7, 5, 12)
-CHANGES = (
-    {"Male": False, "Young": True},
-    {"Smiling": True},
-    {"Blond_Hair": True},
-    {"Bangs": True},
-    {"Black_Hair": True, "Blond_Hair": False, "Bangs": False},
-    {"Male": True},
-)
+CHANGES = [{"Male": False, "Young": True}, {"Smiling": True}, {"Blond_Hair": True}, {"Bangs": True}]
+CHANGES += [{"Black_Hair": True, "Blond_Hair": False, "Bangs": False}, {"Male": True}]
 
 
 def figure(root: Path = ROOT) -> int:

@@ -13,15 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [
-    "README.md",
-    "CHANGELOG.md",
-    "CITATION.cff",
-    "data/README.md",
-    "tests/benchmarks/README.md",
-    ".github/*.md",
-    "notebooks/*.md",
-]
+PAGES = "README.md CHANGELOG.md CITATION.cff data/README.md tests/*/README.md .github/*.md notebooks/*.md".split()
 AGENT = "Mozilla/5.0 (compatible; facelab link check, once a night)"
 REFUSED = {401, 403, 405, 429}
 

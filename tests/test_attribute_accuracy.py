@@ -9,18 +9,8 @@ import torch
 from facelab.analytic import GaussianDenoiser
 from facelab.attributes import DIGITS, Attributes
 from facelab.data.dataset import AttributeDataset
-from facelab.evaluation.attribute_accuracy import (
-    Leak,
-    Leakage,
-    attribute_table,
-    balanced_accuracy,
-    class_accuracy,
-    class_hits,
-    classifier_accuracy,
-    leakage,
-    mean_balanced_accuracy,
-    predict_attributes,
-)
+from facelab.evaluation import attribute_accuracy as accuracy
+from facelab.evaluation.attribute_accuracy import balanced_accuracy, leakage, mean_balanced_accuracy, predict_attributes
 from facelab.evaluation.statistics import Interval
 from facelab.samplers import DDIM, generate
 from facelab.schedules import rectified_flow
@@ -70,9 +60,16 @@ def model(follow=lambda cond: cond, std=0.1):
     return denoiser
 
 
-def table(denoiser, cond, classifier=None, guidance_scale=1.0):
+def table(images, cond, real, names=None, classifier=None):
+    """Balanced accuracy of images, beside that of the classifier on real images with these labels."""
+    classifier = classifier or Classifier()
+    on_real = accuracy.classifier_accuracy(classifier, dataset(real))
+    return accuracy.attribute_table(classifier, images, cond, on_real, names)
+
+
+def table_of(denoiser, cond, guidance_scale=1.0):
     images = generate(denoiser, cond, guidance_scale=guidance_scale, steps=5, sampler=DDIM)
-    return attribute_table(classifier or Classifier(), images, cond, dataset(random_labels(500)))
+    return table(images, cond, random_labels(500))
 
 
 def alone(each=20, count=4):
@@ -86,10 +83,10 @@ def alone(each=20, count=4):
 
 @pytest.mark.parametrize("cond", [random_labels(400).float(), alone()], ids=["all specified", "one specified"])
 def test_a_model_that_follows_its_condition_and_one_that_does_the_opposite(cond):
-    for row in table(model(), cond).rows:
+    for row in table_of(model(), cond).rows:
         assert row.generated.value == row.real_images.value == 1 and row.gap.value == 0
         assert row.generated.high == 1 and 0.8 < row.generated.low < 1 and row.gap.high > 0
-    opposite = table(model(lambda cond: -cond), cond)
+    opposite = table_of(model(lambda cond: -cond), cond)
     assert [row.generated.value for row in opposite.rows] == [0] * 4
     assert [row.gap.value for row in opposite.rows] == [1] * 4 and opposite.about["mean"]["all"].value == 0
 
@@ -98,14 +95,14 @@ def test_a_model_that_follows_its_condition_and_one_that_does_the_opposite(cond)
 def test_a_model_that_ignores_its_condition_is_at_chance(case):
     cond = random_labels(600, (0.3, 0.2, 0.5, 0.7)).float()
     denoiser = model(std=0.5) if case == "guidance scale 0" else model(torch.zeros_like, std=0.5)
-    for row in table(denoiser, cond, guidance_scale=float(case != "guidance scale 0")).rows:
+    for row in table_of(denoiser, cond, guidance_scale=float(case != "guidance scale 0")).rows:
         assert row.generated.low < 0.5 < row.generated.high and row.gap.low > 0.3
 
 
 def test_the_classifiers_errors_are_in_both_columns():
     cond = random_labels(2000, (0.3, 0.2, 0.5, 0.7)).float()
-    real = dataset(random_labels(3000, (0.5, 0.5, 0.5, 0.1)))
-    for row in attribute_table(Classifier(0.9, 0.7), images_of(cond), cond, real).rows:
+    real = random_labels(3000, (0.5, 0.5, 0.5, 0.1))
+    for row in table(images_of(cond), cond, real, classifier=Classifier(0.9, 0.7)).rows:
         rates = row.generated.true_positive_rate.value, row.generated.true_negative_rate.value
         assert rates == pytest.approx((0.9, 0.7), abs=0.04)
         assert (row.generated.value, row.real_images.value) == pytest.approx((0.8, 0.8), abs=0.04)
@@ -113,7 +110,7 @@ def test_the_classifiers_errors_are_in_both_columns():
 
 
 def test_one_attribute_that_fails_is_found():
-    found = table(model(lambda cond: torch.cat([-torch.ones_like(cond[:, :1]), cond[:, 1:]], 1)), alone(30))
+    found = table_of(model(lambda cond: torch.cat([-torch.ones_like(cond[:, :1]), cond[:, 1:]], 1)), alone(30))
     assert [row.generated.value for row in found.rows] == [0.5, 1, 1, 1]
     hat = found.rows[0].generated
     assert (hat.true_positive_rate.value, hat.true_negative_rate.value) == (0, 1)
@@ -171,23 +168,21 @@ def test_predictions_are_of_saved_images_in_batches():
 
 
 def test_a_table_as_json_and_text():
-    cond = alone()[:, :].clone()
+    cond = alone()
     cond[:, [1, 3]] = 0
-    real = dataset(random_labels(500, (0.0, 0.1, 0.5, 0.3)))
-    found = attribute_table(Classifier(), images_of(cond), cond, real, ["Hat", "Smiling"], guidance_scale=2.0)
+    real = random_labels(500, (0.0, 0.1, 0.5, 0.3))
+    found = table(images_of(cond), cond, real, ["Hat", "Smiling"])
     recorded = json.loads(json.dumps(found.to_json(), allow_nan=False))
     hat, smiling = recorded["rows"]
-    assert recorded["about"]["guidance_scale"] == 2 and list(recorded["about"]["mean"]) == ["all", "worn", "face"]
+    assert list(recorded["about"]["mean"]) == ["all", "worn", "face"]
     assert hat["generated"]["value"] == 1 and hat["generated"]["true_positive_rate"]["n"] == 20
     assert hat["real_images"]["value"] is None and hat["gap"]["value"] is None
     assert smiling["gap"]["value"] == 0 and smiling["gap"]["low"] < 0 < smiling["gap"]["high"]
     head, first = str(found).splitlines()[1:3]
     assert head.split() == ["attribute", "generated", "real", "images", "gap"] and first.startswith("Hat  ")
-    kept = attribute_table(Classifier(), images_of(cond), cond, classifier_accuracy(Classifier(), real))
-    assert [row.attribute for row in kept.rows] == ["Hat", "Smiling"]
-    other = AttributeDataset(real.images, real.conds, Attributes(["Hat", "Glasses", "Smiling", "Female"]), "", "test")
+    assert [row.attribute for row in table(images_of(cond), cond, real).rows] == ["Hat", "Smiling"]
     with pytest.raises(ValueError, match="other attributes than the classifier predicts"):
-        attribute_table(Classifier(), images_of(cond), cond, other)
+        accuracy.classifier_accuracy(Classifier(), dataset(real, Attributes(["Hat", "Glasses", "Smiling", "Female"])))
 
 
 def test_class_accuracy():
@@ -202,12 +197,12 @@ def test_class_accuracy():
     digits = torch.arange(10.0) / 4.5 - 1
     denoiser = model()
     denoiser.mean, denoiser.attributes = lambda cond: (cond @ digits.clamp(max=digits[4]))[:, None, None, None], DIGITS
-    found = class_accuracy(denoiser, Digits(), 1.0, 6, steps=4)
+    found = accuracy.class_accuracy(denoiser, Digits(), 1.0, 6, steps=4)
     assert found.value == 0.5 and found.n == 60 and found.low < 0.5 < found.high
     images = digits[:, None, None, None].expand(-1, *SHAPE)
-    assert class_hits(images, torch.eye(10), Digits()).value == 1
+    assert accuracy.class_hits(images, torch.eye(10), Digits()).value == 1
     with pytest.raises(ValueError, match="exclusive classes"):
-        class_hits(images, torch.eye(10), Classifier())
+        accuracy.class_hits(images, torch.eye(10), Classifier())
 
 
 # leakage
@@ -261,8 +256,6 @@ def test_leakage_is_found_with_its_sign():
     assert ("Smiling", "Glasses") not in {(one.specified, one.affected) for one in others}
     predicted[glasses, 3] = -predicted[glasses, 3]
     assert leaks(predicted, labels).strongest()[0].excess.value == pytest.approx(-1, abs=0.06)
-    assert json.dumps(found.to_json(), allow_nan=False) and "Glasses" in str(found)
-    assert found._repr_html_().count("<tr>") == 1 + len(found.strongest())
 
 
 def test_of_many_cells_hardly_any_is_significant_by_chance():
@@ -288,8 +281,8 @@ def test_beside_few_real_images_leakage_is_not_significant():
 def test_the_strongest_leaks_have_the_largest_absolute_excess():
     values = [("Hat", "Male", 0.5), ("Hat", "Hat", 0.9), ("Male", "Hat", -0.7), ("Male", "Smiling", 0.2)]
     zero = Interval(0.0, 0.0, 0.0)
-    cells = [Leak(i, j, zero, zero, Interval(value, value - 0.1, value + 0.1), True) for i, j, value in values]
-    found = Leakage((*cells, cells[0]._replace(affected="Glasses", significant=False)), {"caption": ""})
+    cells = [accuracy.Leak(i, j, zero, zero, Interval(value, value - 0.1, value + 0.1), True) for i, j, value in values]
+    found = accuracy.Leakage((*cells, cells[0]._replace(affected="Glasses", significant=False)))
     assert [cell.excess.value for cell in found.strongest()] == [-0.7, 0.5, 0.2]
     assert [cell.excess.value for cell in found.strongest(1)] == [-0.7]
 
@@ -306,11 +299,3 @@ def test_only_conditions_of_one_attribute_count():
     assert leaks(FAIR[hats], labels, COND[hats]).matrix().shape == (1, 4)
     positive = COND.min(1).values >= 0
     assert leaks(FAIR[positive], labels, COND[positive]).matrix("generated").isnan().all()
-
-
-def test_real_images_are_grouped_by_their_labels_and_not_by_predictions():
-    labels = population()
-    blind = labels.clone()
-    blind[:, 0] = -1  # a classifier that never predicts a hat still tells who wears one
-    found, exact = (leakage(FAIR, COND, predicted, dataset(labels)).matrix("real") for predicted in (blind, labels))
-    assert found[0].tolist() == [0.0, *exact[0, 1:].tolist()] and exact[0, 3] > 0.2

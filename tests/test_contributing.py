@@ -11,9 +11,7 @@ from torch.testing import assert_close
 from facelab import DDIM, DiffusersSampler, GaussianDenoiser, cfg, cosine, linear, rectified_flow, sample
 
 PAGE = (Path(__file__).resolve().parents[1] / ".github/CONTRIBUTING.md").read_text("utf-8")
-SAMPLER, SAMPLER_TEST, GUIDANCE, ATTRIBUTES, RECIPE = re.findall(
-    r"^```python\n(.+?)^```$", PAGE, re.DOTALL | re.MULTILINE
-)
+SAMPLER, SAMPLER_TEST, GUIDANCE, ATTRIBUTES, RECIPE = re.findall(r"(?ms)^```python\n(.+?)^```$", PAGE)
 X_T = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 COND = torch.zeros(2, 1)
 

@@ -1,7 +1,6 @@
 """Feature extractors: known values, files, and Inception's weights, which are verified before they are opened."""
 
 import hashlib
-import math
 
 import pytest
 import torch
@@ -14,14 +13,7 @@ from facelab.attributes import CELEBA
 from facelab.classifier import AttributeClassifier
 from facelab.denoiser import Denoiser
 from facelab.evaluation import features as module
-from facelab.evaluation.features import (
-    efficientnet_features,
-    extract_features,
-    extractor,
-    inception_weights,
-    load_features,
-    save_features,
-)
+from facelab.evaluation.features import efficientnet_features, extract_features, extractor, inception_weights
 
 
 def generator(seed=0):
@@ -111,8 +103,6 @@ def test_other_weights_are_refused_before_they_are_opened(monkeypatch):
         (torch.zeros(3, 8, 8), r"\(N, 3, H, W\)"),
         (torch.zeros(0, 3, 8, 8), r"got \(0, 3, 8, 8\)"),
         (torch.full((1, 3, 8, 8), 255.0), "from 255 to 255"),
-        (torch.full((1, 3, 8, 8), math.nan), "finite"),
-        (torch.zeros(1, 3, 8, 8, dtype=torch.long), "int64"),
     ],
 )
 def test_invalid_images_are_refused(images, message):
@@ -148,21 +138,21 @@ def test_features_of_a_classifier_are_the_means_before_its_head(tmp_path):
 
 def test_features_come_back_from_a_file(tmp_path, monkeypatch):
     features = torch.randn(20, 6, generator=generator())
-    file = save_features(tmp_path / "results/some.safetensors", features, data="made here", extractor="none")
+    file = module.save_features(tmp_path / "results/some.safetensors", features, data="made here", extractor="none")
     assert file.stat().st_size < 20 * 6 * 2 + 999
     monkeypatch.setattr(module.machine, "shipped_dir", lambda kind: tmp_path / kind)
     for name in ("some", str(file)):
-        found, about = load_features(name)
+        found, about = module.load_features(name)
         assert found.dtype == torch.float32 and torch.equal(found, features.half().float())
         assert about == {"data": "made here", "extractor": "none"}
     with pytest.raises(ValueError, match="no recorded features 'same': there are some"):
-        load_features("same")
+        module.load_features("same")
     with pytest.raises(ValueError, match="float16 holds numbers up to 65,504"):
-        save_features(file, features + 70_000)
+        module.save_features(file, features + 70_000)
     for damaged in (file.read_bytes()[:50], b"", b"features"):
         file.write_bytes(damaged)
         with pytest.raises(ValueError, match="damaged"):
-            load_features(str(file))
+            module.load_features(str(file))
 
 
 # Inception

@@ -69,14 +69,8 @@ def expected(schedule, timesteps):
 def test_every_step_of_a_gaussian_costs_its_exact_bits(schedule):
     # More timesteps would end below the width of a level, where rounded numbers are no Gaussian any more.
     timesteps, x_0 = log_snr_timesteps(schedule, 20, 60), gaussian()
-    found = elbo(
-        GaussianDenoiser(torch.full((1, 6, 6), MEAN), STD, schedule),
-        x_0,
-        torch.zeros(1),
-        schedule,
-        timesteps,
-        clip=False,
-    )
+    denoise = GaussianDenoiser(torch.full((1, 6, 6), MEAN), STD, schedule)
+    found = elbo(denoise, x_0, torch.zeros(1), schedule, timesteps, clip=False)
     assert_close(found.steps.mean(0), expected(schedule, timesteps), rtol=0.06, atol=1e-6)
 
 
@@ -101,9 +95,8 @@ def test_a_memorized_set_costs_the_choice_of_one_image():
     found = elbo(denoise, x_0.repeat(20, 1, 1, 1), torch.zeros(1), schedule, log_snr_timesteps(schedule, 400))
     assert found.total.mean().item() * 36 == pytest.approx(4, rel=0.15)
     other = on_levels(randn(5, 1, 6, 6, seed=1).sign() * 0.8)
-    assert elbo(denoise, other, torch.zeros(1), schedule, log_snr_timesteps(schedule, 50)).total.min() > 50, (
-        "images outside the set"
-    )
+    outside = elbo(denoise, other, torch.zeros(1), schedule, log_snr_timesteps(schedule, 50))
+    assert outside.total.min() > 50, "images outside the set"
 
 
 def test_masses_of_levels_sum_to_one():
@@ -124,15 +117,12 @@ def test_coarser_levels_cost_fewer_bits():
 @every
 def test_timesteps_are_even_in_log_snr(schedule):
     timesteps = log_snr_timesteps(schedule, 10, 50)
-    assert (
-        timesteps[0] == len(schedule) - 1 and timesteps[-1] == 50 and timesteps == sorted(set(timesteps), reverse=True)
-    )
-    assert len(timesteps) == 11
+    assert (timesteps[0], timesteps[-1], len(timesteps)) == (len(schedule) - 1, 50, 11)
+    assert timesteps == sorted(set(timesteps), reverse=True)
     lengths = torch.tensor([math.log1p(schedule.snr(t)) for t in timesteps]).diff()
     assert lengths.max() < 1.3 * lengths.min()
-    assert (
-        log_snr_timesteps(schedule, 5000) == list(range(999, -1, -1)) or len(log_snr_timesteps(schedule, 5000)) < 1000
-    )
+    many = log_snr_timesteps(schedule, 5000)
+    assert many == list(range(999, -1, -1)) or len(many) < 1000
 
 
 def test_clipping_as_in_the_samplers():
@@ -143,18 +133,12 @@ def test_clipping_as_in_the_samplers():
 
 
 @pytest.mark.parametrize(
-    ("timesteps", "x_0", "message"),
-    [
-        ([5], torch.ones(1, 1, 2, 2), "timesteps must decrease"),
-        ([5, 5], torch.ones(1, 1, 2, 2), "timesteps must decrease"),
-        ([1, 5], torch.ones(1, 1, 2, 2), "timesteps must decrease"),
-        ([5, -1], torch.ones(1, 1, 2, 2), "timesteps must decrease"),
-        ([5, 1], torch.full((1, 1, 2, 2), 0.001), "256 levels"),
-    ],
+    ("timesteps", "value", "message"),
+    [*(([*t], 1.0, "timesteps must decrease") for t in ([5], [5, 5], [1, 5], [5, -1])), ([5, 1], 0.001, "256 levels")],
 )
-def test_invalid_timesteps_and_levels_are_refused(timesteps, x_0, message):
+def test_invalid_timesteps_and_levels_are_refused(timesteps, value, message):
     with pytest.raises(ValueError, match=message):
-        elbo(Fake(), x_0, torch.zeros(1), rectified_flow(), timesteps)
+        elbo(Fake(), torch.full((1, 1, 2, 2), value), torch.zeros(1), rectified_flow(), timesteps)
     for wrong in ((0, 0), (5, 999), (5, -1)):
         with pytest.raises(ValueError, match="steps must be at least 1"):
             log_snr_timesteps(Schedule([0.9] * 1000, [0.5] * 1000), *wrong)

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from facelab import guidance, samplers, schedules, training
 from facelab.attributes import DIGITS
 from facelab.course import faults
-from facelab.course.faults import CORRECT, FAULTS, OTHER_SEED, RUNS, enabled, fault, verdict
+from facelab.course.faults import CORRECT, FAULTS, RUNS, enabled, fault, verdict
 from facelab.data.dataset import AttributeDataset
 from facelab.denoiser import Denoiser
 from facelab.device import shipped_dir
@@ -43,36 +43,25 @@ def digits(count=64):
     return AttributeDataset(images, torch.eye(10)[torch.arange(count) % 10], DIGITS, "test", "test")
 
 
-def test_there_are_eight_faults_with_their_sources():
-    assert sorted(FAULTS) == list("ABCDEFGH") and all(len(one.source) > 20 for one in FAULTS.values())
-    assert RUNS[0] == CORRECT and RUNS[-1] == OTHER_SEED and len(RUNS) == 10
-    assert fault("E") is fault("images scaled twice") and [k for k, one in FAULTS.items() if not one.trains] == [
-        "A",
-        "B",
-    ]
-    with pytest.raises(ValueError, match=r"no fault 'I': the faults are A \(DDIM"):
-        fault("I")
-
-
 @pytest.mark.parametrize("letter", FAULTS)
-def test_each_fault_changes_one_line_of_the_correct_source(letter):
+def test_each_fault_changes_one_line_of_the_correct_source_and_is_gone_even_after_an_error(letter):
     """So the faulty copies follow every change of the correct functions."""
-    one = FAULTS[letter]
-    lines = one.diff().splitlines()
-    changed = [line for line in lines[2:] if line[0] in "+-"]
-    assert [line[0] for line in changed] == ["-", "+"], one.diff()
-    assert lines[0] == f"--- {one.correct.__module__.replace('.', '/')}.py, {one.correct.__qualname__}"
-
-
-@pytest.mark.parametrize("letter", FAULTS)
-def test_a_fault_is_gone_after_its_block_even_after_an_error(letter):
-    one = FAULTS[letter]
+    one = fault(letter)
+    assert one is fault(one.name) and len(one.source) > 20
+    head, _, *lines = one.diff().splitlines()
+    assert [line[0] for line in lines if line[0] in "+-"] == ["-", "+"], one.diff()
+    assert head == f"--- {one.correct.__module__.replace('.', '/')}.py, {one.correct.__qualname__}"
     correct, inside = one.correct, None
     with pytest.raises(RuntimeError), enabled(letter):
         inside = getattr(one.owner, one.faulty.__name__)
         assert one.diff()
         raise RuntimeError
     assert inside is one.faulty and getattr(one.owner, one.faulty.__name__) == correct
+
+
+def test_an_unknown_fault_is_refused():
+    with pytest.raises(ValueError, match=r"no fault 'I': the faults are A \(DDIM"):
+        fault("I")
 
 
 def test_names_imported_elsewhere_get_the_fault_and_new_variables_stay():
@@ -82,9 +71,8 @@ def test_names_imported_elsewhere_get_the_fault_and_new_variables_stay():
         with enabled("D"):
             notebook.assigned_inside = 1
             assert notebook.cosine_of_a_notebook is faults.cosine is schedules.SCHEDULES["cosine"]
-        assert (
-            notebook.cosine_of_a_notebook is cosine is schedules.SCHEDULES["cosine"] and notebook.assigned_inside == 1
-        )
+        assert notebook.cosine_of_a_notebook is cosine is schedules.SCHEDULES["cosine"]
+        assert notebook.assigned_inside == 1
     finally:
         del notebook.cosine_of_a_notebook, notebook.assigned_inside
     with enabled("B"):
@@ -187,14 +175,12 @@ def test_the_verdict_is_what_an_interval_shows(accuracy, distance, expected):
     assert verdict(row(accuracy, distance)) == expected
 
 
-def test_an_interval_that_is_not_finite_shows_nothing():
-    for accuracy, distance in (
-        ((math.nan, 0.1), (-1, 1)),
-        ((-0.1, 0.1), (-1, math.nan)),
-        ((-0.1, 0.1), (-math.inf, 1)),
-    ):
-        with pytest.raises(ValueError, match="an interval that is not finite"):
-            verdict(row(accuracy, distance))
+@pytest.mark.parametrize(
+    ("accuracy", "distance"), [((math.nan, 0.1), (-1, 1)), ((-0.1, 0.1), (-1, math.nan)), ((-0.1, 0.1), (-math.inf, 1))]
+)
+def test_an_interval_that_is_not_finite_shows_nothing(accuracy, distance):
+    with pytest.raises(ValueError, match="an interval that is not finite"):
+        verdict(row(accuracy, distance))
 
 
 @pytest.fixture(scope="module")

@@ -94,10 +94,8 @@ def test_an_exact_model_edits_well_and_a_reversed_one_badly(pairs):
     """Six faces, equally likely, that look as the condition says: before under the source, after under the target."""
 
     def image(row):
-        after = (pairs.target_cond == row).all(1).nonzero()
-        return (
-            pairs.after[after[0, 0]] if len(after) else pairs.before[(pairs.source_cond == row).all(1).nonzero()[0, 0]]
-        )
+        sides = (pairs.after, pairs.target_cond), (pairs.before, pairs.source_cond)
+        return next(images[i] for images, conds in sides for i in range(6) if (conds[i] == row).all())
 
     denoise = GaussianDenoiser(lambda cond: torch.stack([image(row) for row in cond]), 0.1, rectified_flow())
 
@@ -145,7 +143,8 @@ def measure(classifier=None, denoise=None, correlated=False, x_T=None, name="Hat
     p_real = classifier.predict_proba(real.images.float() / 127.5 - 1).double()
     x_T = noise(3, (1, 3, 4)) if x_T is None else x_T
     sampler = DDIM(rectified_flow(), clip=False)
-    return monotonicity(denoise or model(), classifier, name, x_T, sampler, 6, real, p_real, **{"frames": 5} | options)
+    given = x_T, sampler, 6, real.conds, p_real
+    return monotonicity(denoise or model(), classifier, name, *given, **{"frames": 5} | options)
 
 
 def test_an_interpolation_that_changes_its_attribute_alone():
@@ -211,19 +210,8 @@ def test_both_parts_are_recorded(tmp_path, monkeypatch, capsys):
     parts = {"edits": record_editing.edits, "interpolation": record_editing.interpolation}
     found = {}
     for part in parts:
-        options = [
-            "--model",
-            "model",
-            "--count",
-            "3",
-            "--steps",
-            "2",
-            "--names",
-            "Smiling",
-            "--out",
-            str(tmp_path / "out"),
-        ]
-        main([part, *options], parts, "record_editing.py")
+        options = "--model model --count 3 --steps 2 --names Smiling --out".split()
+        main([part, *options, str(tmp_path / "out")], parts, "record_editing.py")
         found[part] = json.loads((tmp_path / "out" / f"model_{part}.json").read_text())
         assert found[part]["about"]["command"].startswith(f"python data/make/record_editing.py {part} --model model")
     assert list(found["edits"]["reconstruction"]) == list(record_editing.INVERSIONS)

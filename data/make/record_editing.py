@@ -14,7 +14,6 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from facelab.attributes import SYNTHETIC
-from facelab.data.dataset import AttributeDataset
 from facelab.data.synthetic_faces import counterfactual, people, render
 from facelab.editing import cross_product, edit, lerp
 from facelab.evaluation.statistics import Interval, mean_interval
@@ -85,10 +84,8 @@ def edit_errors(edited: Tensor, reconstructed: Tensor, pairs: Counterfactuals) -
     inside = {name: rms(images, pairs.after, pairs.mask) for name, images in sets.items()}
     improvement = {f"over {name}": inside[name] - inside["edit"] for name in ("unedited", "another face")}
     some = (~pairs.mask).flatten(1).any(1)  # a change of the whole image leaves no outside
-    outside = {
-        name: psnr(x, pairs.before, ~pairs.mask)[some]
-        for name, x in (("edit", edited), ("reconstruction", reconstructed))
-    }
+    sets = {"edit": edited, "reconstruction": reconstructed}
+    outside = {name: psnr(images, pairs.before, ~pairs.mask)[some] for name, images in sets.items()}
     outside["cost of the edit"] = outside["reconstruction"] - outside["edit"]
     groups = {"inside": inside, "improvement": improvement, "outside": outside}
     return {group: {name: mean_interval(values) for name, values in found.items()} for group, found in groups.items()}
@@ -112,10 +109,9 @@ def edits(args) -> tuple[str, dict]:
     measures = "edits of one attribute of held-out synthetic faces, beside the true counterfactual; PSNR in dB, rms in grey levels"
     facts = {"guidance_scale": GUIDANCE_SCALE, "mask_threshold": MASK_THRESHOLD}
     facts |= {"changes": {name: pairs.changed.count(name) for name in sorted(set(pairs.changed))}}
-    found = {"reconstruction": {name: mean_interval(psnr(images, pairs.before)) for name, images in back.items()}}
-    return f"{args.model}_edits", {"about": run.about(measures, **facts)} | found | edit_errors(
-        edited, back["second order"], pairs
-    )
+    found = {"about": run.about(measures, **facts)}
+    found["reconstruction"] = {name: mean_interval(psnr(images, pairs.before)) for name, images in back.items()}
+    return f"{args.model}_edits", found | edit_errors(edited, back["second order"], pairs)
 
 
 def rank_correlation(x: Tensor, y: Tensor) -> float:
@@ -123,27 +119,16 @@ def rank_correlation(x: Tensor, y: Tensor) -> float:
     return 0.0 if len(x.unique()) == 1 else float(spearmanr(x, y).statistic)
 
 
-def monotonicity(
-    denoise,
-    classifier,
-    name: str,
-    x_T: Tensor,
-    sampler,
-    steps,
-    real: AttributeDataset,
-    p_real: Tensor,
-    frames=9,
-    paths=20,
-):
+def monotonicity(denoise, classifier, name, x_T: Tensor, sampler, steps, conds, p_real: Tensor, frames=9, paths=20):
     """How an attribute's probability follows its condition, interpolated from -1 to 1 with everything else unspecified.
 
     Args:
         x_T: (R, C, H, W): both ends are generated from every noise, the path of `frames` images from the first `paths`.
-        p_real: (N, K) the classifier's probabilities on the real images, as many of which, with and without the attribute, give
-            the change of the other attributes in the data.
+        conds, p_real: (N, K) the labels of real images and the classifier's probabilities on them. As many of these as there are
+            noises, with and without the attribute, give the change of the other attributes in the data.
     """
     i = classifier.attributes.index(name)
-    groups = [p_real[(real.conds[:, i] == sign).nonzero()[: len(x_T), 0]].mean(0) for sign in (1, -1)]
+    groups = [p_real[(conds[:, i] == sign).nonzero()[: len(x_T), 0]].mean(0) for sign in (1, -1)]
     ends = torch.zeros(2, len(classifier.attributes))
     ends[:, i] = torch.tensor([-1.0, 1.0])
 
@@ -170,18 +155,11 @@ def monotonicity(
 def interpolation(args) -> tuple[str, dict]:
     """Monotonicity for each of --names, with `count` noises for the ends, at the first guidance scale."""
     run, scale = Run(args), args.scales[0]
-    x_T, denoise = (
-        noise(args.count, run.model.shape, args.seed).to(run.model.denoiser.device),
-        cfg(run.model.denoiser, scale),
-    )
-    p_real = torch.cat(
-        [run.classifier.predict_proba(part.float() / 127.5 - 1).double() for part in run.faces.images.split(500)]
-    )
-    sampler = SAMPLERS[args.sampler](run.model.schedule)
-    rows = {
-        name: monotonicity(denoise, run.classifier, name, x_T, sampler, args.steps, run.faces, p_real)
-        for name in chosen(run)
-    }
+    net, batches = run.model.denoiser, run.faces.images.split(500)
+    x_T, sampler = noise(args.count, run.model.shape, args.seed).to(net.device), SAMPLERS[args.sampler](net.schedule)
+    real = run.faces.conds, torch.cat([run.classifier.predict_proba(x.float() / 127.5 - 1).double() for x in batches])
+    given = x_T, sampler, args.steps, *real
+    rows = {name: monotonicity(cfg(net, scale), run.classifier, name, *given) for name in chosen(run)}
     measures = "an attribute interpolated from -1 to 1, nothing else specified: rank correlation of its probability"
     return f"{args.model}_interpolation", {"about": run.about(measures, guidance_scale=scale), "rows": rows}
 

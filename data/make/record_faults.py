@@ -78,17 +78,11 @@ def main(argv: list[str] | None = None) -> None:
     net, config = base_run(size, total_images=args.total_images)
     per_class = args.per_class or size.per_class
     real = extract_features(mnist("test")[:2000][0], _extractor())
-    about = {
-        "what": f"one network, data set, seed and number of images, one line changed; {10 * per_class} digits, 10 DDIM steps",
-        "data": digits.source,
-        "features": _extractor().description,
-        "config": dataclasses.asdict(config),
-        "network": net.settings(),
-        "machine": machine(),
-        "command": f"python data/make/record_faults.py --preset {size.name} --total-images {config.total_images} "
-        f"--per-class {per_class} --out DIR",
-        "rows": [],
-    }
+    what = f"one network, data set, seed and number of images, one line changed; {10 * per_class} digits, 10 DDIM steps"
+    about = {"what": what, "data": digits.source, "features": _extractor().description}
+    about |= {"config": dataclasses.asdict(config), "network": net.settings(), "machine": machine()}
+    options = f"--preset {size.name} --total-images {config.total_images} --per-class {per_class} --out DIR"
+    about |= {"command": f"python data/make/record_faults.py {options}", "rows": []}
     correct, tops = None, []
     for name in RUNS:
         print(name, flush=True)

@@ -45,6 +45,7 @@ TABLE1 = {  # name: weights, conditioned on labels, guidance scale
     "facelab, guidance scale 1": ("celeba", True, 1.0),
     "facelab, guidance scale 2": ("celeba", True, 2.0),
 }
+DISTANCE = "Fréchet distance in EfficientNet-Lite0's features (not FID)"
 LAST = 50  # the last timestep of the variational bound, which is lowest with 40 to 60 on training digits
 
 
@@ -112,12 +113,11 @@ class Run:
 
     def about(self, measures: str, **more) -> dict:
         """What every record says about itself."""
-        facts = {
-            "measures": measures,
-            "model": f"{self.name}, sha256 {self.sha256[:16]}",
-            "reference": self.faces.source,
-        }
+        facts = {"measures": measures, "model": str(self), "reference": self.faces.source}
         return facts | {key: getattr(self.args, key) for key in ("sampler", "steps", "count", "seed")} | more
+
+    def __str__(self) -> str:
+        return f"{self.name}, sha256 {self.sha256[:16]}"
 
 
 def efficientnet(images: Tensor) -> Tensor:
@@ -132,9 +132,8 @@ def scores(args) -> tuple[str, dict]:
     run = Run(args)
     sets = {f"guidance scale {scale:g}": run.images(run.cond, scale) for scale in args.scales}
     record = {"about": run.about("scores against real images"), "scores": tables_of(run, sets)}
-    return f"{args.model}_scores", record | {
-        "attribute_accuracy": {of: run.accuracy(x, run.cond) for of, x in sets.items()}
-    }
+    record["attribute_accuracy"] = {of: run.accuracy(x, run.cond) for of, x in sets.items()}
+    return f"{args.model}_scores", record
 
 
 def tables_of(run: Run, sets: dict[str, Tensor]) -> list[dict]:
@@ -147,9 +146,8 @@ def attributes(args) -> tuple[str, dict]:
     run, tables, leaks = Run(args), {}, {}
     cond = evaluated = run.cond
     if args.specified != "all":
-        cond, evaluated = conditions(
-            run.labels, run.attributes, int(args.specified), args.per_value, chosen(run), args.seed
-        )
+        counts = int(args.specified), args.per_value
+        cond, evaluated = conditions(run.labels, run.attributes, *counts, chosen(run), args.seed)
     on_real, predicted_real = accuracy.classifier_accuracy(run.classifier, run.faces), run.predict(run.faces.images)
     for scale in args.scales:
         images = run.images(cond, scale)
@@ -189,20 +187,14 @@ def conditions(labels: Tensor, attributes: Attributes, specified: int, per_value
 def leaks_of(predicted: Tensor, cond: Tensor, predicted_real: Tensor, real: AttributeDataset) -> dict:
     """The leakage matrices, rounded, the strongest leaks, and the bias amplification."""
     found = accuracy.leakage(predicted, cond, predicted_real, real)
-    record = {
-        "specified": list(dict.fromkeys(cell.specified for cell in found.rows)),
-        "affected": list(real.attributes),
-    }
+    specified = list(dict.fromkeys(cell.specified for cell in found.rows))
+    record = {"specified": specified, "affected": list(real.attributes)}
     record |= {part: (found.matrix(part) * 1e4).round() / 1e4 for part in ("generated", "real", "excess")}
-    return record | {
-        "strongest": found.strongest(40),
-        "amplification": amplification(predicted, cond, predicted_real, real),
-    }
+    amplified = amplification(predicted, cond, predicted_real, real)
+    return record | {"strongest": found.strongest(40), "amplification": amplified}
 
 
-def amplification(
-    predicted: Tensor, cond: Tensor, predicted_real: Tensor, real: AttributeDataset
-) -> dict[str, Interval]:
+def amplification(predicted: Tensor, cond: Tensor, predicted_real: Tensor, real: AttributeDataset) -> dict:
     """{attribute of `PEOPLE`: its bias amplification, the mean over conditions of one attribute}: Zhao et al. 2017.
 
     For a condition whose real images have the attribute more often than all have: by how much more often generated ones have
@@ -237,15 +229,10 @@ def guidance(args) -> tuple[str, dict]:
         rows.append(row | {"attribute_accuracy": run.accuracy(images, run.cond)} | changes)
     smiling = run.labels[:, run.attributes.index("Smiling")]
     in_data = rate_changes(run, run.labels[smiling > 0], run.labels[smiling < 0])
-    measures = (
-        "Fréchet distance in EfficientNet-Lite0's features (not FID) and attribute accuracy (chance 0.5) by scale"
-    )
+    measures = f"{DISTANCE} and attribute accuracy (chance 0.5) by scale"
     facts = {"distance_of_two_real_sets": frechet_estimate(real, other), "changes_in_data": in_data}
-    facts |= {"weak": f"{weak.name}, sha256 {weak.sha256[:16]}"} if weak else {}
-    return f"{args.model}_{'autoguidance' if weak else 'guidance'}", {
-        "about": run.about(measures, **facts),
-        "rows": rows,
-    }
+    facts |= {"weak": str(weak)} if weak else {}
+    return f"{args.model}_{args.part}", {"about": run.about(measures, **facts), "rows": rows}
 
 
 def rate_changes(run: Run, positive: Tensor, negative: Tensor) -> dict[str, Interval]:
@@ -265,7 +252,7 @@ def steps(args) -> tuple[str, dict]:
         for n, x in found.items():
             row = {"sampler": sampler, "nfe": n, "frechet_distance": frechet_estimate(real, x)}
             rows.append(row | {"minus_that_of_most": frechet_difference(real, x, found[max(args.nfe)])})
-    measures = "Fréchet distance in EfficientNet-Lite0's features (not FID) by number of function evaluations (NFE)"
+    measures = f"{DISTANCE} by number of function evaluations (NFE)"
     facts = {"distance_of_two_real_sets": frechet_estimate(real, other)}
     return f"{args.model}_steps", {"about": run.about(measures, **facts), "rows": rows}
 
@@ -284,9 +271,6 @@ def table1(args) -> tuple[str, dict]:
     features = {of: efficientnet(x) for of, x in ({"real": run.reference_images()[0]} | sets).items()}
     pairs = [(a, b) for i, a in enumerate(sets) for b in list(sets)[i + 1 :]]
     compared = [{"a": a, "b": b} | report.compare(*(features[of] for of in ("real", a, b)))._asdict() for a, b in pairs]
-    for order, (of, x) in enumerate(features.items() if args.out else ()):
-        file = args.out / f"table1_{of.replace(',', '').replace(' ', '_')}.safetensors"
-        save_features(file, x, images=of, order=order, extractor=extractor("efficientnet").description)
     missing = [of for of in TABLE1 if of not in lines]
     about = run.about("table 1 of the report, redone; seconds an image, of the CPU where it is one", missing=missing)
     return "table1", {"about": about, "scores": tables_of(run, sets), "models": rows, "comparisons": compared}
@@ -339,9 +323,8 @@ def likelihood(args) -> tuple[str, dict]:
         x_0, cond = digits.subset(report.disjoint_rows(len(digits), args.count, seed=args.seed)[0])[:]
         batches = enumerate(zip(x_0.to(device()).split(25), cond.to(device()).split(25), strict=True))
         bits = [elbo(model.denoiser, *b, model.schedule, timesteps, seed=args.seed + i) for i, b in batches]
-        terms = {
-            key: torch.cat([getattr(one, key) for one in bits]).cpu() for key in ("total", "prior", "steps", "decoder")
-        }
+        terms = ("total", "prior", "steps", "decoder")
+        terms = {key: torch.cat([getattr(one, key) for one in bits]).cpu() for key in terms}
         record[split] = {key: x.mean(0) for key, x in terms.items()} | {"total": mean_interval(terms["total"])}
     about = {"measures": "variational bound in bits per dimension, given the digit, 256 levels", "timesteps": timesteps}
     about |= {"model": f"mnist, sha256 {model.card['sha256'][:16]}", "count": args.count, "seed": args.seed}
@@ -353,9 +336,8 @@ def spectrum(args) -> tuple[str, dict]:
     """Amplitudes at periods of 2 and 4 pixels of generated and real images: checkerboard artifacts."""
     run, rows = Run(args), {}
     sets = {"real": run.reference_images()[0]}
-    for of, images in (
-        sets | {f"guidance scale {scale:g}": run.images(run.cond, scale) for scale in args.scales}
-    ).items():
+    sets |= {f"guidance scale {scale:g}": run.images(run.cond, scale) for scale in args.scales}
+    for of, images in sets.items():
         each = [spectrum_amplitudes(image[None]) for image in images]
         rows[of] = {place: mean_interval(torch.tensor([one[place] for one in each])) for place in each[0]}
     return f"{args.model}_spectrum", {"about": run.about("mean |FFT| / pixels, in grey levels of 255"), "rows": rows}
@@ -364,9 +346,8 @@ def spectrum(args) -> tuple[str, dict]:
 def labels(args) -> tuple[str, dict]:
     """Frequencies, correlations and contradictions of all of CelebA's labels."""
     rows = torch.cat([celeba_conds(split)[1] for split in ("train", "valid", "test")])
-    return "celeba_labels", {"about": {"measures": "CelebA's labels, all rows"}} | label_statistics(
-        rows, CELEBA
-    ).to_json()
+    statistics = label_statistics(rows, CELEBA).to_json()
+    return "celeba_labels", {"about": {"measures": "CelebA's labels, all rows"}} | statistics
 
 
 def classifier(args) -> tuple[str, dict]:
@@ -374,11 +355,8 @@ def classifier(args) -> tuple[str, dict]:
     run, groups = Run(args), {}
     predicted = run.predict(run.faces.images)
     cells = {"all": {}, "women": {"Male": False}, "men": {"Male": True}}
-    cells |= {
-        f"{who}, {age}": cells[who] | {"Young": age == "young"}
-        for who in ("women", "men")
-        for age in ("young", "older")
-    }
+    for who in ("women", "men"):
+        cells |= {f"{who}, {age}": cells[who] | {"Young": age == "young"} for age in ("young", "older")}
     for group, values in cells.items():
         cond = run.attributes.encode(**values)
         rows = ((run.faces.conds == cond) | (cond == 0)).all(1)
@@ -411,12 +389,8 @@ def arguments(parts) -> argparse.ArgumentParser:
     add("--sampler", choices=SAMPLERS, default="adams-bashforth")
     add("--samplers", nargs="+", choices=SAMPLERS, default=list(SAMPLERS), help="steps: which samplers")
     add("--nfe", nargs="+", type=int, default=[5, 10, 20, 50, 100], help="steps: numbers of function evaluations")
-    add(
-        "--features",
-        nargs="+",
-        default=["auto"],
-        help="feature extractors: inception, efficientnet, or a classifier's name",
-    )
+    extractors = "feature extractors: inception, efficientnet, or a classifier's name"
+    add("--features", nargs="+", default=["auto"], help=extractors)
     add("--download", action="store_true", help="download Inception's weights if they are missing (96 MB)")
     add("--seed", type=int, default=0)
     add("--out", type=Path, metavar="DIR", help="where the record is written; without it, it is only printed")

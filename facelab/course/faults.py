@@ -18,12 +18,14 @@ from unittest import mock
 
 import numpy as np
 import torch
+from PIL import Image
 
 from facelab import guidance, schedules, training
 from facelab.attributes import DIGITS, expand_cond
 from facelab.data.dataset import AttributeDataset
 from facelab.denoiser import Denoiser
-from facelab.evaluation.report import figure, results
+from facelab.device import shipped_dir
+from facelab.evaluation.report import results
 from facelab.evaluation.statistics import Interval
 from facelab.guidance import _finite, _in_one_batch
 from facelab.presets import Preset
@@ -152,9 +154,8 @@ def fault(name: str) -> Fault:
     for letter, one in FAULTS.items():
         if name in (letter, one.name):
             return one
-    raise ValueError(
-        f"there is no fault {name!r}: the faults are {', '.join(f'{k} ({f.name})' for k, f in FAULTS.items())}."
-    )
+    known = ", ".join(f"{letter} ({one.name})" for letter, one in FAULTS.items())
+    raise ValueError(f"there is no fault {name!r}: the faults are {known}.")
 
 
 @contextlib.contextmanager
@@ -166,10 +167,9 @@ def enabled(name: str) -> Iterator[None]:
             correct = one.correct  # read before it is replaced
             stack.enter_context(mock.patch.object(one.owner, one.faulty.__name__, one.faulty))
             # Other modules, the notebook and tables hold the function under names of their own.
-            for key, module in list(sys.modules.items()):
-                if key == "__main__" or key.startswith("facelab"):
-                    for name in [name for name, value in vars(module).items() if value is correct]:
-                        stack.enter_context(mock.patch.object(module, name, one.faulty))
+            ours = [m for key, m in list(sys.modules.items()) if key.startswith(("__main__", "facelab"))]
+            for module, name in [(m, name) for m in ours for name, value in vars(m).items() if value is correct]:
+                stack.enter_context(mock.patch.object(module, name, one.faulty))
             for table in (schedules.SCHEDULES, training.COND_DROPOUT):
                 changes = {name: one.faulty for name, value in table.items() if value is correct}
                 stack.enter_context(mock.patch.dict(table, changes))
@@ -186,7 +186,7 @@ def base_run(preset: Preset, seed: int = 0, total_images: int | None = None) -> 
 
 def recorded() -> tuple[dict, dict[str, dict], dict[str, torch.Tensor]]:
     """What data/make/record_faults.py measured: (about the runs, {run: its row}, {run: its digits 0 to 9 at scale 2})."""
-    about, sheet = results("faults"), np.array(figure("faults", "").image)
+    about, sheet = results("faults"), np.array(Image.open(shipped_dir("results") / "faults.png"))
     rows = {row["run"]: row for row in about["rows"]}
     tiles = (torch.from_numpy(sheet).float() / 127.5 - 1).unflatten(0, (len(rows), 28)).unflatten(2, (10, 28))
     return about, rows, dict(zip(rows, tiles.transpose(1, 2)[:, :, None], strict=True))

@@ -1,6 +1,7 @@
 """What the lessons share: setup, predictions, exercises with check, hint and solution, a training with live figures."""
 
 import dataclasses
+import functools
 import json
 import math
 import time
@@ -99,9 +100,7 @@ def watch(steps: Iterable[Progress], draw: Callable | None = None, every=12.0, s
     finally:
         bar.close()
     if now is None:
-        raise ValueError(
-            "there are no training steps: an iterator can be used once, so make a new one with train(...)."
-        )
+        raise ValueError("there are no training steps: an iterator is used up, so make a new one with train(...).")
     live.update(now)
     return now.net, now.losses
 
@@ -128,14 +127,11 @@ class _Live:
             self.handle = display(plots.hstack(*figures), display_id=True)
 
 
-def loss_curve(losses: list[float], lower_bound: float | None = None, title: str = "training") -> plots.Figure:
-    """The loss, averaged over a window of a fiftieth of the run, and a lower bound where one is known."""
+def loss_curve(losses: list[float]) -> plots.Figure:
+    """The loss, averaged over a window of a fiftieth of the run."""
     width = max(1, len(losses) // 50)
-    smooth = Tensor(losses).unfold(0, width, 1).mean(1)
-    series = {"loss": (range(width, len(losses) + 1), smooth)}
-    if lower_bound is not None:
-        series["lower bound"] = ([width, len(losses)], [lower_bound, lower_bound])
-    return plots.curve(series, x="step", y="loss", title=title, log="y", size=(4.2, 2.8))
+    series = {"loss": (range(width, len(losses) + 1), Tensor(losses).unfold(0, width, 1).mean(1))}
+    return plots.curve(series, x="step", y="loss", title="training", log="y", size=(4.2, 2.8))
 
 
 def unet_stages(net) -> list[plots.Stage]:
@@ -149,14 +145,13 @@ def unet_stages(net) -> list[plots.Stage]:
     channels, _, side = net.shape
     stages, hooks = [plots.Stage("x_t", channels, side, 0, "")], []
 
-    def record(module, _inputs, output):
+    def record(name, module, _inputs, output):
         output = output[0] if isinstance(output, tuple) else output
-        name = next(name for name, one in modules.items() if one is module)
         parameters = sum(p.numel() for p in module.parameters())
         stages.append(plots.Stage(name, output.shape[1], output.shape[-1], parameters, inputs[name]))
 
     try:
-        hooks += [module.register_forward_hook(record) for module in modules.values()]
+        hooks += [one.register_forward_hook(functools.partial(record, name)) for name, one in modules.items()]
         with torch.no_grad():
             net(torch.zeros(1, *net.shape, device=net.device), 0, torch.zeros(len(net.attributes)))
     finally:

@@ -6,9 +6,7 @@ Chance is 0.5, however rare the attribute. Only specified attributes (not 0) cou
 its balanced accuracy there stands beside every value.
 """
 
-import dataclasses
 import math
-from collections.abc import Iterable
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -26,9 +24,9 @@ TWELVE = (
     "Smiling Male Blond_Hair Black_Hair Bangs Eyeglasses Wearing_Hat Heavy_Makeup Wearing_Lipstick No_Beard Bald Gray_Hair"
 ).split()
 # By the name of the dataset whose images they classify.
-CLASSIFIERS = {"celeba": "celeba-classifier", "synthetic": "synthetic-classifier"} | dict.fromkeys(
-    ("mnist", "mnist-5000"), "mnist-classifier"
-)
+CLASSIFIERS = {name: f"{name}-classifier" for name in ("celeba", "synthetic", "mnist")} | {
+    "mnist-5000": "mnist-classifier"
+}
 
 
 class BalancedAccuracy(NamedTuple):
@@ -66,10 +64,8 @@ def balanced_accuracy(predicted: Tensor, cond: Tensor, attributes: Attributes) -
     return found
 
 
-def mean_balanced_accuracy(
-    predicted: Tensor, cond: Tensor, attributes: Attributes, names: Iterable[str] | None = None, seed: int = 0
-) -> Interval:
-    """The mean over all names (by default all attributes) of which both values are specified somewhere.
+def mean_balanced_accuracy(predicted: Tensor, cond: Tensor, attributes: Attributes, names=None) -> Interval:
+    """The mean over all `names` (by default all attributes) of which both values are specified somewhere.
 
     All attributes are predicted on the same images, so the interval is value plus or minus 1.96 standard deviations of 200
     bootstrap replicates of the images.
@@ -81,7 +77,7 @@ def mean_balanced_accuracy(
         raise ValueError("no attribute has both values among these conditions, so no accuracy can be balanced.")
     specified = torch.stack([cond[:, columns] > 0, cond[:, columns] < 0]).double()
     hits = specified * torch.stack([predicted[:, columns] > 0, predicted[:, columns] < 0])
-    rows = torch.randint(len(cond), (200, len(cond)), generator=torch.Generator().manual_seed(seed))
+    rows = torch.randint(len(cond), (200, len(cond)), generator=torch.Generator().manual_seed(0))
     weights = torch.stack([torch.ones(len(cond)), *(row.bincount(minlength=len(cond)) for row in rows)]).double()
     means = (weights @ hits / (weights @ specified)).mean(0).nanmean(1)  # leaves out a value that a replicate lacks
     value, half = means[0].item(), 1.96 * means[1:].std().item()
@@ -105,14 +101,12 @@ class AttributeRow(NamedTuple):
 
 
 def attribute_table(
-    classifier, generated: Tensor, cond: Tensor, real: AttributeDataset | dict, names: list[str] | None = None, **about
+    classifier, generated: Tensor, cond: Tensor, on_real: dict, names: list[str] | None = None
 ) -> Table:
     """How accurately images (B, C, H, W) show their conditions (B, K), by attribute; `about["mean"]` by group of attributes.
 
-    `real`: real images with labels, or their `classifier_accuracy`. `names`: the rows, by default every attribute of which both
-    values are specified. `about`: what to record beside the table.
+    `on_real`: `classifier_accuracy` of real images. `names`: the rows, by default all of which both values are specified.
     """
-    on_real = classifier_accuracy(classifier, real) if isinstance(real, AttributeDataset) else real
     attributes, predicted = classifier.attributes, predict_attributes(classifier, generated)
     found = balanced_accuracy(predicted, cond, attributes)
     complete = [name for name, accuracy in found.items() if not math.isnan(accuracy.value)]
@@ -122,7 +116,7 @@ def attribute_table(
     means = {group: mean_balanced_accuracy(predicted, cond, attributes, some) for group, some in groups.items() if some}
     rows = [AttributeRow(name, found[name], on_real[name], difference(on_real[name], found[name])) for name in names]
     caption = f"balanced accuracy, chance 0.500; mean of generated images: {means.get('all', '-')}"
-    return Table(tuple(rows), about | {"caption": caption, "mean": means})
+    return Table(tuple(rows), {"caption": caption, "mean": means})
 
 
 def class_hits(images: Tensor, cond: Tensor, classifier) -> Interval:
@@ -135,10 +129,8 @@ def class_hits(images: Tensor, cond: Tensor, classifier) -> Interval:
 def class_accuracy(model, classifier, guidance_scale, per_class: int, steps=10, sampler=None, seed=1) -> Interval:
     """The share of generated images that are classified as their class, `per_class` images of every class."""
     cond = torch.eye(len(classifier.attributes)).repeat(per_class, 1)
-    images = generate(
-        model, cond, guidance_scale=guidance_scale, steps=steps, sampler=sampler, seed=seed, batch_size=100
-    )
-    return class_hits(images, cond, classifier)
+    x = generate(model, cond, guidance_scale=guidance_scale, steps=steps, sampler=sampler, seed=seed, batch_size=100)
+    return class_hits(x, cond, classifier)
 
 
 class Leak(NamedTuple):
@@ -155,9 +147,10 @@ class Leak(NamedTuple):
     significant: bool
 
 
-@dataclasses.dataclass(frozen=True)
-class Leakage(Table):
-    """All cells of the leakage matrix, row by row; shown are the strongest."""
+class Leakage(NamedTuple):
+    """All cells of the leakage matrix, row by row."""
+
+    rows: tuple[Leak, ...]
 
     def matrix(self, part: str = "excess") -> Tensor:
         """(specified, affected) of `excess`, `generated` or `real`, float64; NaN where there are no such images."""
@@ -168,9 +161,6 @@ class Leakage(Table):
         """The significant cells off the diagonal, the largest excess first."""
         cells = [cell for cell in self.rows if cell.significant and cell.specified != cell.affected]
         return sorted(cells, key=lambda cell: -abs(cell.excess.value))[:count]
-
-    def cells(self) -> list[tuple[str, ...]]:
-        return [Leak._fields[:5], *(tuple(map(as_cell, cell[:5])) for cell in self.strongest())]
 
 
 def leakage(predicted: Tensor, cond: Tensor, predicted_real: Tensor, real: AttributeDataset) -> Leakage:
@@ -202,7 +192,7 @@ def leakage(predicted: Tensor, cond: Tensor, predicted_real: Tensor, real: Attri
             ours, data = (change(group, j, 1.96) for group in groups)
             wide = difference(*(change(group, j, bonferroni) for group in groups))
             cells.append(Leak(names[i], name, ours, data, difference(ours, data), wide.low > 0 or wide.high < 0))
-    return Leakage(tuple(cells), {"caption": "attribute leakage: the strongest changes beyond those in the data"})
+    return Leakage(tuple(cells))
 
 
 def _check_shapes(predicted: Tensor, cond: Tensor, attributes: Attributes) -> None:

@@ -91,11 +91,9 @@ def _inception(file: Path, device: torch.device) -> Extractor:
 
     net = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(file))
     net, weight = net.to(device), net.fc.weight.T.cpu()  # logits without the bias, as for the Inception score
-    description = f"{INCEPTION}, 2048 features, bilinear to 299 as TensorFlow 1, weights {INCEPTION_SHA256[:8]}"
+    about = f"{INCEPTION}, 2048 features, bilinear to 299 as TensorFlow 1, weights {INCEPTION_SHA256[:8]}"
     batch_size = 16 if device.type == "cpu" else 128
-    return Extractor(
-        INCEPTION, 2048, description, lambda x: net(x.to(device))[0].cpu(), batch_size, lambda f: f @ weight
-    )
+    return Extractor(INCEPTION, 2048, about, lambda x: net(x.to(device))[0].cpu(), batch_size, lambda f: f @ weight)
 
 
 @functools.cache
@@ -143,9 +141,8 @@ def _classifier(name: str, device: torch.device) -> Extractor:
             raise ValueError(f"{name} takes images of {shape[1:]} pixels, got {tuple(images.shape[2:])}.")
         return maps(images[:, : shape[0]].to(device).float() / 127.5 - 1).mean((2, 3)).cpu()
 
-    return Extractor(
-        name, size, f"{name}, {size} features, native size, weights {model.card['sha256'][:8]}", extract, 64
-    )
+    about = f"{name}, {size} features, native size, weights {model.card['sha256'][:8]}"
+    return Extractor(name, size, about, extract, 64)
 
 
 @torch.no_grad()

@@ -6,20 +6,12 @@ All take features (N, D) from any extractor (`evaluation.features`). Only in Inc
 """
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from facelab.evaluation.statistics import Interval, wilson
-
-
-class Moments(NamedTuple):
-    """Mean (D,) and covariance of features in float64; the covariance as a root (R, D), with root.T @ root."""
-
-    mean: Tensor
-    root: Tensor
 
 
 def check_features(features: Tensor, minimum: int = 2, size: int | None = None) -> Tensor:
@@ -35,26 +27,25 @@ def check_features(features: Tensor, minimum: int = 2, size: int | None = None) 
     return features
 
 
-def moments(features: Tensor) -> Moments:
-    """Mean and covariance of features (N, D), N at least 2."""
-    x = check_features(features).double()
+def moments(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (D,) of features (N, D), and a root (R, D) of their covariance root.T @ root, in float64."""
+    x = features.double()
     mean = x.mean(0)
     root = (x - mean) / (len(x) - 1) ** 0.5
     # The triangle of a QR decomposition has the same covariance in D rows.
-    return Moments(mean, torch.linalg.qr(root, mode="r").R if len(root) > len(mean) else root)
+    return mean, torch.linalg.qr(root, mode="r").R if len(root) > len(mean) else root
 
 
-def frechet_distance(a: Tensor | Moments, b: Tensor | Moments) -> float:
-    """The Fréchet distance of the Gaussians with the moments of features (N, D); in squared units of the features.
+def frechet_distance(a: Tensor, b: Tensor) -> float:
+    """The Fréchet distance of the Gaussians with the moments of features (N, D) and (M, D); in squared units of the features.
 
     It is biased upwards, more so for fewer images: compare only at equal counts.
     """
-    a, b = (each if isinstance(each, Moments) else moments(each) for each in (a, b))
-    if a.mean.shape != b.mean.shape:
-        raise ValueError(f"both sets need the same features, got {len(a.mean)} and {len(b.mean)} numbers an image.")
+    check_features(b, size=check_features(a).shape[1])
+    (mean_a, root_a), (mean_b, root_b) = moments(a), moments(b)
     # The squared singular values are the eigenvalues of sqrt(A) B sqrt(A), exact for singular covariances too.
-    trace = torch.linalg.svdvals(a.root @ b.root.T).sum()
-    distance = (a.mean - b.mean).square().sum() + a.root.square().sum() + b.root.square().sum() - 2 * trace
+    trace = torch.linalg.svdvals(root_a @ root_b.T).sum()
+    distance = (mean_a - mean_b).square().sum() + root_a.square().sum() + root_b.square().sum() - 2 * trace
     return max(0.0, distance.item())
 
 
@@ -64,7 +55,6 @@ def frechet_estimate(a: Tensor, b: Tensor) -> Interval:
     An interval of the *expected distance at these counts*, bias included, from the influence of each image (infinitesimal
     jackknife: Jaeckel 1972).
     """
-    check_features(b, size=check_features(a).shape[1])
     value, half = frechet_distance(a, b), _half_width(*_influence(a, b))
     return Interval(value, max(0.0, value - half), value + half)
 
@@ -74,7 +64,6 @@ def frechet_difference(real: Tensor, a: Tensor, b: Tensor) -> Interval:
 
     The interval is as in `frechet_estimate`, for three sets that were sampled independently.
     """
-    check_features(a, size=check_features(real).shape[1]), check_features(b, size=a.shape[1])
     if len(a) != len(b):
         raise ValueError(f"both models need the same number of images, got {len(a)} and {len(b)}.")
     value = frechet_distance(real, a) - frechet_distance(real, b)
@@ -92,16 +81,16 @@ def _influence(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
     |y|^2 - y T y + 2 (mean - other mean) y, up to a constant, for y = x - mean and the optimal transport map T from a to b.
     """
-    of_a, of_b = moments(a), moments(b)
-    left, s, right = torch.linalg.svd(of_a.root @ of_b.root.T, full_matrices=False)
+    (mean_a, root_a), (mean_b, root_b) = moments(a), moments(b)
+    left, s, right = torch.linalg.svd(root_a @ root_b.T, full_matrices=False)
     shared = s > 1e-12 * s.max()  # directions of only one set do not move the trace
     left, s, right = left[:, shared], s[shared], right.T[:, shared]
 
-    def of_each(x, own, other, side):
-        y, transport = x.double() - own.mean, other.root.T @ side / s.sqrt()
-        return y.square().sum(1) - (y @ transport).square().sum(1) + 2 * y @ (own.mean - other.mean)
+    def of_each(y, apart, transport):
+        return y.square().sum(1) - (y @ transport).square().sum(1) + 2 * y @ apart
 
-    return of_each(a, of_a, of_b, right), of_each(b, of_b, of_a, left)
+    of_a = of_each(a.double() - mean_a, mean_a - mean_b, root_b.T @ right / s.sqrt())
+    return of_a, of_each(b.double() - mean_b, mean_b - mean_a, root_a.T @ left / s.sqrt())
 
 
 def kernel_distance(a: Tensor, b: Tensor, subsets: int = 100, size: int | None = None, seed: int = 0) -> Interval:
@@ -147,18 +136,12 @@ def inception_score(logits: Tensor, splits: int = 10, seed: int = 2020) -> Inter
     return Interval(value, max(1.0, value - half), value + half, len(order))
 
 
-class PrecisionRecall(NamedTuple):
-    """`precision`: the share of generated images among the real ones; `recall`: of real images among the generated ones."""
+def precision_recall(real: Tensor, generated: Tensor, k: int = 3) -> tuple[Interval, Interval]:
+    """Precision, the share of generated images (M, D) that lie among the real ones (N, D), and recall, the reverse.
 
-    precision: Interval
-    recall: Interval
-
-
-def precision_recall(real: Tensor, generated: Tensor, k: int = 3) -> PrecisionRecall:
-    """Quality and diversity (Kynkäänniemi et al. 2019), torch-fidelity's, of features (N, D) and (M, D).
-
-    An image lies among a set if it is as near to one of its images as that one's k-th neighbour in the set. The intervals are
-    those of a share, given the other set. Both depend on the counts: compare only at equal ones.
+    Kynkäänniemi et al. 2019, as torch-fidelity computes them. An image lies among a set if it is as near to one of its images
+    as that one's k-th neighbour in the set. The intervals are those of a share, given the other set. Both depend on the counts:
+    compare only at equal ones.
     """
     from torch_fidelity.metric_prc import prc_features_to_metric
 
@@ -167,7 +150,7 @@ def precision_recall(real: Tensor, generated: Tensor, k: int = 3) -> PrecisionRe
     check_features(generated, k + 1, check_features(real, k + 1).shape[1])
     options = {"prc_neighborhood": k, "prc_batch_size": 1000, "save_cpu_ram": True, "verbose": False}
     found, (n, m) = prc_features_to_metric(generated.double(), real.double(), **options), (len(generated), len(real))
-    return PrecisionRecall(wilson(round(found["precision"] * n), n), wilson(round(found["recall"] * m), m))
+    return wilson(round(found["precision"] * n), n), wilson(round(found["recall"] * m), m)
 
 
 def nearest_neighbors(queries: Tensor, candidates: Tensor, chunk: int = 1024) -> tuple[Tensor, Tensor]:
@@ -220,8 +203,5 @@ def spectrum_amplitudes(images: Tensor) -> dict[str, float]:
     grey = images.float().mean(1) if images.dtype == torch.uint8 else (images.float().mean(1) + 1) * 127.5
     spectrum = torch.fft.fft2(grey).abs().mean(0) / grey[0].numel()
     places = {"both axes": (1, 1), "rows": (1, 0), "columns": (0, 1)}
-    return {
-        f"period {period}, {name}": spectrum[y * len(spectrum) // period, x * len(spectrum) // period].item()
-        for period in (2, 4)
-        for name, (y, x) in places.items()
-    }
+    places = {f"period {n}, {name}": (y / n, x / n) for n in (2, 4) for name, (y, x) in places.items()}
+    return {name: spectrum[int(y * len(spectrum)), int(x * len(spectrum))].item() for name, (y, x) in places.items()}

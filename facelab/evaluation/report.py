@@ -5,7 +5,6 @@ their number of images in their name, and only in Inception's features are they 
 """
 
 import json
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -13,9 +12,8 @@ from torch import Tensor
 
 from facelab.device import shipped_dir
 from facelab.evaluation import metrics
-from facelab.evaluation.features import INCEPTION, Extractor, extract_features, extractor, load_features
+from facelab.evaluation.features import INCEPTION, extract_features, extractor
 from facelab.evaluation.statistics import Interval, Table, as_cell
-from facelab.plots import Figure
 
 MINIMUM, MAXIMUM = 20, 10_000  # images of a set; precision and recall compare at most MAXIMUM
 REAL, COLLAPSED = "other real images", "one mode of the real images, repeated"
@@ -40,8 +38,8 @@ class Scores(Table):
         """What the scores are called, with the count: ("FID-2k", "KID-2k", "IS-2k", ...)."""
         count, fid = self.about["count"], self.about["extractor"] == INCEPTION
         words = ("FID", "KID", "IS") if fid else ("Fréchet distance", "kernel distance", "class score")
-        counts = [short(count)] * 3 + [short(min(count, MAXIMUM))] * 2
-        return tuple(f"{word}-{n}" for word, n in zip((*words, "precision", "recall"), counts, strict=True))
+        shares = (f"{word}-{short(min(count, MAXIMUM))}" for word in ("precision", "recall"))
+        return (*(f"{word}-{short(count)}" for word in words), *shares)
 
     def cells(self) -> list[tuple[str, ...]]:
         return [("images", *self.names), *(tuple(map(as_cell, row)) for row in self.rows)]
@@ -64,20 +62,13 @@ def disjoint_rows(total: int, *counts: int, seed: int = 0) -> list[Tensor]:
     return list(order[: sum(counts)].split(list(counts)))
 
 
-def evaluate(
-    reference: Tensor,
-    generated: dict | Tensor,
-    features: str | Extractor = "efficientnet",
-    count=None,
-    seed=0,
-    progress=False,
-) -> Scores:
+def evaluate(reference, generated, features="efficientnet", count=None, seed=0, progress=False) -> Scores:
     """Scores of generated images, of other real images (half of the reference), and of a control with one mode.
 
     Args:
         reference: (N, C, H, W) real images, uint8 or in [-1, 1], or their features (N, D).
         generated: the same, of one model, or of several by name.
-        features: an extractor or its name; for features, whose they are.
+        features: an `Extractor` or its name; for features, whose they are.
         count: images of each set, by default as many as there are; all scores depend on it.
     """
     sets = {"generated": generated} if isinstance(generated, Tensor) else generated
@@ -137,12 +128,11 @@ def compare(real: Tensor, a: Tensor, b: Tensor) -> Comparison:
 
 def results(name: str) -> dict:
     """A recorded measurement, data/results/NAME.json, with the command that made it."""
-    return json.loads(_recorded(f"{name}.json").read_text("utf-8"))
-
-
-def figure(name: str, alt: str) -> Figure:
-    """A recorded figure, data/results/NAME.png."""
-    return Figure(_recorded(f"{name}.png").read_bytes(), alt)
+    file = shipped_dir("results") / f"{name}.json"
+    if not file.is_file():
+        names = ", ".join(sorted(path.stem for path in file.parent.glob("*.json")))
+        raise ValueError(f"there is no recorded result {name!r}: there are {names or 'none'}.")
+    return json.loads(file.read_text("utf-8"))
 
 
 def recorded_scores(record: dict) -> list[Scores]:
@@ -155,19 +145,4 @@ def as_interval(value):
     """The `Interval` that a record holds as {"value", "low", "high"}; anything else as it is."""
     if not isinstance(value, dict):
         return value
-    value = {key: float("nan") if number is None else number for key, number in value.items()}
-    return Interval(**{key: value[key] for key in Interval._fields if key in value})
-
-
-def recorded_features(prefix: str) -> dict[str, Tensor]:
-    """{what they are of: features (N, D)} of the files PREFIX_*.safetensors in data/results, in their recorded order."""
-    found = [load_features(str(file)) for file in shipped_dir("results").glob(f"{prefix}_*.safetensors")]
-    return {about["images"]: features for features, about in sorted(found, key=lambda pair: pair[1]["order"])}
-
-
-def _recorded(name: str) -> Path:
-    file = shipped_dir("results") / name
-    if not file.is_file():
-        names = ", ".join(sorted(path.name for path in file.parent.glob("*")))
-        raise ValueError(f"there is no recorded result {name!r}: there are {names or 'none'}.")
-    return file
+    return Interval(**{key: float("nan") if x is None else x for key, x in value.items() if key in Interval._fields})

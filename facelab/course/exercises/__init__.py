@@ -75,12 +75,12 @@ class Exercise:
 EXERCISES: dict[str, Exercise] = {}
 
 
-def add(inputs: Callable, hints: str, mistakes: dict[str, Callable]) -> Callable:
+def add(inputs: Callable, hints: str, *mistakes: tuple[str, Callable]) -> Callable:
     """Register the decorated reference solution as the exercise of its name; each line of `hints` is a hint."""
-    lines = tuple(line.strip() for line in hints.splitlines())
 
     def register(reference: Callable) -> Callable:
-        EXERCISES[reference.__name__] = Exercise(reference, inputs, lines, mistakes)
+        lines = tuple(line.strip() for line in hints.splitlines())
+        EXERCISES[reference.__name__] = Exercise(reference, inputs, lines, dict(mistakes))
         return reference
 
     return register
@@ -96,11 +96,6 @@ def exercise(name: str) -> Exercise:
 def randn(*shape: int, seed: int = 0) -> Tensor:
     """Standard normal numbers, the same ones every time."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def signs(*shape: int, seed: int = 0) -> Tensor:
-    """Random -1 and +1."""
-    return torch.where(randn(*shape, seed=seed) > 0, 1.0, -1.0)
 
 
 def _copy(args: tuple) -> tuple:
