@@ -20,7 +20,9 @@ html_theme = "furo"
 html_title = f"facelab {release}"
 html_css_files = ["site.css"]
 html_show_sourcelink = html_copy_source = False
-mathjax_path = "mathjax.js"  # one file of the npm package, copied when the site is built, so that a reader needs no network
+mathjax_path = (
+    "mathjax.js"  # one file of the npm package, copied when the site is built, so that a reader needs no network
+)
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
