@@ -8,6 +8,7 @@ import types
 import numpy as np
 import pytest
 import torch
+from oracle import refused
 from PIL import Image
 from torch.testing import assert_close
 
@@ -137,14 +138,12 @@ def test_the_generation_record():
     assert_close(attributes.encode(**one["cond"]), cond)
     rows = generation_record(model, torch.stack([cond, cond * 0]), sampler=DDIM, **how)
     assert rows["cond"] == [{"Hat": 1.0, "Smile": -0.5}, {}] and rows["sampler"] == "DDIM"
-    assert generation_record(model, {"Hat": 1}, sampler="DDIM", **how)["cond"] == {"Hat": 1}
 
 
 def test_a_failed_write_gives_one_sentence_and_leaves_the_old_file(tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match=r"must end in \.png"):
-        save_png(IMAGE, tmp_path / "a.jpg")
-    with pytest.raises(ValueError, match="cannot be written"):
-        save_png(IMAGE, tmp_path / "none/a.png")
+    for name in ("a.jpg", "none/a.png"):
+        with refused(r"must end in \.png, in a folder that exists"):
+            save_png(IMAGE, tmp_path / name)
     old = save_png(IMAGE, tmp_path / "a.png")
     content = old.read_bytes()
 
@@ -152,6 +151,6 @@ def test_a_failed_write_gives_one_sentence_and_leaves_the_old_file(tmp_path, mon
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(ValueError, match="No space left"):
+    with pytest.raises(OSError, match=r"a\.png could not be written \(No space left on device\): free some space"):
         save_png(-IMAGE, old)
     assert old.read_bytes() == content and list(tmp_path.iterdir()) == [old]

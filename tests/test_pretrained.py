@@ -16,6 +16,7 @@ from facelab.attributes import CELEBA, DIGITS, SYNTHETIC, Attributes
 from facelab.classifier import AttributeClassifier
 from facelab.data.mnist import mnist
 from facelab.denoiser import Denoiser
+from facelab.device import digest
 from facelab.evaluation.attribute_accuracy import class_accuracy
 from facelab.pretrained import WEIGHTS, load, names, save
 from facelab.samplers import DDIM
@@ -148,7 +149,7 @@ def test_a_damaged_file_is_one_sentence_and_nothing_in_it_is_executed(tmp_path, 
         load(folder)
     if name == WEIGHTS and kind not in ("missing",):  # even where the card has been adapted to the file
         card = json.loads((folder / "card.json").read_text())
-        (folder / "card.json").write_text(json.dumps(card | {"sha256": pretrained._sha256(file)}))
+        (folder / "card.json").write_text(json.dumps(card | {"sha256": digest(file)}))
         with refused("another architecture|holds no weights"):
             load(folder)
     assert not trap.exists()
@@ -163,9 +164,7 @@ def test_weights_that_cannot_be_written_are_one_sentence_and_the_old_ones_stay(t
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(pretrained, "save_file", full)
-    with pytest.raises(
-        OSError, match="could not be written .*No space left.*free some space, or choose another folder"
-    ):
+    with pytest.raises(OSError, match="could not be written .*No space left.*free some space or choose another folder"):
         save(tiny(seed=2), tmp_path, {})
     after = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
     assert after.keys() == before.keys() and after[WEIGHTS] == before[WEIGHTS]
