@@ -263,20 +263,6 @@ def each_image_has_its_own_condition(analytic):
     assert_close(x_0_hat.mean((1, 2, 3)), torch.tensor([1.0, -1.0, 0.0]))
 
 
-def x_0_hat_is_the_posterior_mean(analytic):
-    """Against Bayes' rule, image by image."""
-    for schedule, t in [(make(), t) for make in schedules.SCHEDULES.values() for t in (0, 30, 500, 998, 999)]:
-        x_0, conds = randn(6, 1, 2, 2).clamp(-1, 1), torch.ones(6, 1)
-        x_t = schedule.add_noise(x_0[:3], randn(3, 1, 2, 2, seed=2), t)
-        signal, sigma = schedule(t)
-        found = analytic.IdealDenoiser(x_0, conds, schedule)(x_t, t, torch.zeros(1))
-        for row, x_0_hat in zip(x_t, found, strict=True):
-            logs = [-float((row - signal * image).square().sum()) / (2 * sigma**2) for image in x_0]
-            likelihoods = [math.exp(log - max(logs)) for log in logs]
-            mean = sum(weight * image for weight, image in zip(likelihoods, x_0, strict=True)) / sum(likelihoods)
-            assert_close(x_0_hat, mean, rtol=0, atol=1e-9)
-
-
 def some_attributes_are_dropped(training):
     """None stays with probability 0.1, all with 0.3, and otherwise every number between is as likely."""
     count = 40_000

@@ -10,22 +10,13 @@ from oracle import SHAPE, Fake, ideal_set, randn, refused, tiny
 from torch.testing import assert_close
 
 from facelab.analytic import GaussianDenoiser, IdealDenoiser
-from facelab.editing import (
-    cross_product,
-    ddim_invert,
-    edit,
-    lerp,
-    sdedit,
-    slerp,
-)
+from facelab.editing import cross_product, ddim_invert, edit, lerp, sdedit, slerp
 from facelab.samplers import DDIM, DDPM, AdamsBashforth, DiffusersSampler, Heun, noise, sample
 from facelab.schedules import cosine, linear, rectified_flow
 
 SCHEDULES = [rectified_flow(), cosine(), linear()]
 NO_COND = torch.zeros(1)
 X_0 = randn(4, 1, 3, 3).clamp(-1, 1)
-
-
 # Inversion uses only the timesteps and the order of a sampler.
 ddim = functools.partial(DDIM, clip=False)
 second_order = functools.partial(AdamsBashforth, clip=False)
@@ -34,9 +25,8 @@ heun = functools.partial(Heun, clip=False)
 
 def gaussian(schedule, std=0.4):
     """The denoiser of a Gaussian whose mean is a tenth of the first attribute plus a twentieth of the second."""
-    return GaussianDenoiser(
-        lambda c: (c[:, 0] / 10 + (c[:, 1] / 20 if c.shape[1] > 1 else 0))[:, None, None, None], std, schedule
-    )
+    weights = torch.tensor([0.1, 0.05])
+    return GaussianDenoiser(lambda c: (c @ weights[: c.shape[1]])[:, None, None, None], std, schedule)
 
 
 def exact_noise(schedule, x_0, mean, std):
@@ -54,10 +44,8 @@ def test_ddim_is_inverted_exactly(schedule, steps):
     """With a Gaussian denoiser a step is a x + b, so its inverse is (x - b) / a."""
     denoise, expected = gaussian(schedule), X_0.clone()
     for t, s in reversed(schedule.step_pairs(steps)):
-        b, a_b = (
-            ddim(schedule).step(x, denoise(x, t, NO_COND[None]), t, s)
-            for x in (torch.zeros_like(X_0), torch.ones_like(X_0))
-        )
+        ends = torch.zeros_like(X_0), torch.ones_like(X_0)
+        b, a_b = (ddim(schedule).step(x, denoise(x, t, NO_COND[None]), t, s) for x in ends)
         expected = (expected - b) / (a_b - b)
     found = ddim_invert(denoise, X_0, NO_COND, ddim(schedule), steps, fixed_point_iters=120)
     assert_close(found, expected, rtol=0, atol=1e-9)

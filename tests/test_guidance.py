@@ -5,15 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from oracle import Fake, Gaussians, randn, refused
 from torch.testing import assert_close
 
 from facelab.analytic import GaussianDenoiser
 from facelab.attributes import Attributes
 from facelab.guidance import autoguidance, cfg, compositional, interval_guidance
-from facelab.samplers import DDIM, AdamsBashforth, Heun, sample
+from facelab.samplers import AdamsBashforth, Heun, sample
 from facelab.schedules import SCHEDULES, cosine, rectified_flow
 
 X_T, COND = randn(4, 1, 4, 4), torch.tensor([[1.0, 0, 0], [0, -1, 0], [1, 1, 1], [0, 0, 0.5]])
@@ -26,14 +24,6 @@ def test_scale_0_is_unconditional_and_1_is_unguided():
     one = cfg(fake, 3)(X_T, 5, COND[0])
     for cond in (COND[:1], COND[:1].repeat(4, 1)):
         assert_close(cfg(fake, 3)(X_T, 5, cond), one)
-
-
-@given(st.floats(-8, 8), st.floats(-8, 8), st.floats(0, 1))
-def test_guidance_is_linear_in_its_scale(one, two, share):
-    def at(scale):
-        return cfg(Fake(), scale)(X_T, 5, COND)
-
-    assert_close(at(share * one + (1 - share) * two), share * at(one) + (1 - share) * at(two), rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("three", [np.int64(3), np.float32(3), torch.tensor(3.0), torch.tensor(3)], ids=str)
@@ -86,17 +76,6 @@ def test_combining_x_0_is_combining_eps(schedule):
     cond, uncond = (schedule.to_eps(X_T, fake(X_T, t, c), t) for c in (COND, torch.zeros(4, 3)))
     eps_hat = schedule.to_eps(X_T, cfg(fake, 3)(X_T, t, COND), t)
     assert_close(eps_hat, uncond + 3 * (cond - uncond), rtol=0, atol=1e-10)
-
-
-@pytest.mark.parametrize("schedule", [cosine(), rectified_flow()], ids=repr)
-def test_guided_sampling_has_the_right_density(schedule):
-    """Where the condition only shifts the mean, scale 3 samples the Gaussian whose mean is shifted three times as far."""
-    denoise = GaussianDenoiser(lambda c: 0.1 + 0.2 * c[:, :, None, None], 0.3, schedule)
-    x_T = randn(400, 1, 4, 4)
-    images = sample(cfg(denoise, 3), x_T, torch.ones(1), DDIM(schedule, clip=False), 250)
-    error = 4.5 * 0.3 / x_T.numel() ** 0.5
-    assert abs(images.mean() - 0.7) < error + 0.002
-    assert abs(images.std() - 0.3) < error / 2**0.5 + 0.005
 
 
 # With Gaussians, every kind of guidance is a weighted sum of scores, known in closed form.
