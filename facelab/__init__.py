@@ -22,7 +22,7 @@ _MODULES = {
         "denoiser": "Denoiser haar inverse_haar",
         "classifier": "AttributeClassifier",
         "analytic": "IdealDenoiser GaussianDenoiser",
-        "guidance": "cfg compositional interval_guidance rescaled_cfg autoguidance",
+        "guidance": "cfg compositional interval_guidance autoguidance",
         "samplers": "DDPM DDIM AdamsBashforth Heun DiffusersSampler noise trajectory sample generate",
         "training": "TrainConfig train fit denoising_loss drop_attributes drop_condition",
         "pretrained": "load",

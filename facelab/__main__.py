@@ -10,7 +10,7 @@ from facelab.attributes import DIGITS
 from facelab.data.celeba import celeba_available
 from facelab.data.mnist import mnist_available
 from facelab.presets import preset
-from facelab.samplers import DDIM, AdamsBashforth, generate
+from facelab.samplers import default_sampler, generate
 
 WORDS = {"": 1, "yes": 1, "no": -1}
 
@@ -21,23 +21,20 @@ def sample(args) -> None:
     name = args.model or ("mnist" if all(pair[0] in DIGITS.names for pair in pairs) else "celeba")
     model = pretrained.load(name, device.device())
     try:
-        rows = [{name: WORDS[value] if value in WORDS else float(value)} for name, _, value in pairs]
+        values = [(name, WORDS[value] if value in WORDS else float(value)) for name, _, value in pairs]
     except ValueError:
         raise ValueError("write an attribute as Smiling=1 or yes, -1 or no, or a number between.") from None
-    if not model.attributes.exclusive:
-        rows = [{name: value for row in rows for name, value in row.items()}]
+    rows = [{name: value} for name, value in values] if model.attributes.exclusive else [dict(values)]
     cond = model.attributes.encode_many(rows)
     how = {"guidance_scale": args.guidance_scale, "steps": args.steps, "seed": args.seed}
     made = generate(model, cond.repeat_interleave(args.count, 0), **how)
-    sampler = DDIM if model.schedule.variance_preserving else AdamsBashforth  # the default of `generate`
-    record = images.generation_record(model, cond, sampler=sampler, **how, n=args.count)
+    record = images.generation_record(model, cond, sampler=default_sampler(model.schedule), **how, n=args.count)
     images.save_png(made, args.out, record, columns=args.count if len(rows) > 1 else None, scale=args.scale)
     print(f"{args.out}: {args.count} of {'; '.join(map(model.attributes.describe, cond))}")
 
 
 def check(args=None) -> None:
     """Print what this machine has, which data and weights are used, and what to mend."""
-    clone = device.is_clone()
     packages = ("torch", "torchvision", "diffusers", "accelerate", "ipywidgets")
     print(f"machine   {device.machine()}\nversions  {', '.join(f'{name} {version(name)}' for name in packages)}")
     print(f"preset    {preset().name} (FACELAB_PRESET)\ncache     {device.cache_dir()}")
@@ -49,7 +46,7 @@ def check(args=None) -> None:
             print(f"weights   {name}: {card['parameters']:,} parameters, sha256 {card['sha256'][:8]}")
         except ValueError as error:
             print(f"weights   {name}: {error}")
-    project = (device.ROOT / "pyproject.toml").read_text("utf-8") if clone else str(metadata("facelab"))
+    project = (device.ROOT / "pyproject.toml").read_text("utf-8") if device.is_clone() else str(metadata("facelab"))
     if "YOUR_ACCOUNT" in project:
         print("address   github.com/YOUR_ACCOUNT is a placeholder: `python notebooks/make.py address` replaces it.")
     if version("ipywidgets") == "8.1.9":

@@ -11,8 +11,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from facelab.attributes import known_attributes
-from facelab.denoiser import Network, check_frequencies, seeded
+from facelab.denoiser import Network, seeded
 
 
 class _ResidualBlock(nn.Module):
@@ -52,9 +51,7 @@ class AttributeClassifier(Network):
         blocks_per_level: tuple[int, ...] = (),
         frequencies: tuple[float, ...] | None = None,
     ):
-        super().__init__()
-        self.attributes = known_attributes(attributes, exclusive)
-        check_frequencies(frequencies, attributes)
+        super().__init__(attributes, exclusive, frequencies)
         blocks, levels = (*blocks_per_level, *[0] * len(channels)), []
         with seeded(seed):
             for (before, after), count in zip(itertools.pairwise((shape[0], *channels)), blocks, strict=False):

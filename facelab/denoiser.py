@@ -1,7 +1,6 @@
 """The conditional U-Net: denoise(x_t, t, cond) -> x_0_hat (lessons 02 and 03).
 
-The U-Net itself is diffusers'. This module adds the condition, Haar bands with their preconditioning, and the conversion of every
-prediction type to x_0_hat.
+The U-Net is diffusers'; this module adds the condition, preconditioned Haar bands, and the conversion of predictions to x_0_hat.
 """
 
 import contextlib
@@ -34,8 +33,8 @@ def seeded(seed: int, device="cpu"):
 def haar(x: Tensor) -> Tensor:
     """One level of the orthonormal Haar transform: (B, C, H, W) -> (B, 4C, H/2, W/2).
 
-    Channel 4c + k is band k of channel c: 0 is twice the mean of each 2x2 block (LL), 1 to 3 are the horizontal, vertical and
-    diagonal differences (LH, HL, HH).
+    Channel 4c is twice the mean of each 2x2 block of channel c (LL), and the next three are its horizontal, vertical and diagonal
+    differences (LH, HL, HH).
     """
     return _mix_bands(F.pixel_unshuffle(x, 2))
 
@@ -56,6 +55,12 @@ class Network(ModelMixin, ConfigMixin):
 
     renamed: ClassVar[dict[str, str]] = {}
 
+    def __init__(self, attributes, exclusive, frequencies):
+        super().__init__()
+        if frequencies is not None and (len(frequencies) != len(attributes) or not all(0 < f < 1 for f in frequencies)):
+            raise ValueError(f"frequencies must be {len(attributes)} numbers between 0 and 1, got {frequencies}.")
+        self.attributes = known_attributes(attributes, exclusive)
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of an image."""
@@ -73,12 +78,6 @@ class Network(ModelMixin, ConfigMixin):
         if old := sorted(cls.renamed.keys() & config.keys()):
             raise ValueError(f"this config is of facelab 0.1, where {cls.renamed[old[0]]!r} was called {old[0]!r}.")
         return super().from_config(config, **kwargs)
-
-
-def check_frequencies(frequencies, attributes) -> None:
-    """Each attribute needs a frequency strictly between 0 and 1."""
-    if frequencies is not None and (len(frequencies) != len(attributes) or not all(0 < f < 1 for f in frequencies)):
-        raise ValueError(f"frequencies must be {len(attributes)} numbers between 0 and 1, got {frequencies}.")
 
 
 class Denoiser(Network):
@@ -131,10 +130,9 @@ class Denoiser(Network):
         frequencies: tuple[float, ...] | None = None,
         seed: int = 0,
     ):
-        super().__init__()
+        super().__init__(attributes, exclusive, frequencies)
         self._check()
         self.schedule = SCHEDULES[schedule](num_timesteps)
-        self.attributes = known_attributes(attributes, exclusive)
         if prediction_type == "eps" and self.schedule.signal[-2] == 0:
             raise ValueError(f"{schedule} ends in pure noise, where eps gives no x_0: predict v.")
         with seeded(seed):
@@ -183,7 +181,6 @@ class Denoiser(Network):
             raise ValueError(f"sigma_data must be {bands} numbers above 0, one for each Haar band, got {c.sigma_data}.")
         if c.refine_channels and c.sigma_data is None:
             raise ValueError("refine_channels needs sigma_data too, because it belongs to a preconditioned network.")
-        check_frequencies(c.frequencies, c.attributes)
 
     def forward(self, x_t: Tensor, t, cond: Tensor, return_prediction: bool = False) -> Tensor:
         """x_0_hat, or with `return_prediction` what the loss is on (eps, v or x_0), on the device of x_t and in float32 at least.

@@ -1,12 +1,16 @@
 """This machine: device and arithmetic precision, folders, downloads; FACELAB_DEVICE, _PRECISION, _DATA, _CACHE, _OFFLINE."""
 
+import contextlib
 import functools
+import hashlib
 import os
 import platform
 import timeit
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -64,9 +68,8 @@ def cache_dir() -> Path:
 
 def data_dirs() -> list[Path]:
     """Where data are looked for: the folders of FACELAB_DATA, then the cache, each followed by its subfolders."""
-    folders = [
-        Path(name).expanduser().resolve() for name in os.environ.get("FACELAB_DATA", "").split(os.pathsep) if name
-    ]
+    names = os.environ.get("FACELAB_DATA", "").split(os.pathsep)
+    folders = [Path(name).expanduser().resolve() for name in names if name]
     for folder in folders:
         if not folder.is_dir() or not any(folder.iterdir()):
             raise ValueError(f"FACELAB_DATA names {folder}, which has no files: put the data there, or unset it.")
@@ -79,14 +82,33 @@ def shipped_dir(kind: str = "pretrained") -> Path:
     return ROOT / "data" / kind if is_clone() else Path(__file__).resolve().parent / f"_{kind}"
 
 
-def offline() -> bool:
-    """Whether FACELAB_OFFLINE is set, or a test runs: then nothing is downloaded."""
-    return os.environ.get("FACELAB_OFFLINE", "0") not in ("", "0") or "PYTEST_CURRENT_TEST" in os.environ
-
-
 def check_online(what: str) -> None:
-    """Raise where `what` may not be downloaded."""
-    if offline():
-        raise ValueError(
-            f"{what} must be downloaded, but FACELAB_OFFLINE is set: unset it, or put it into FACELAB_DATA."
-        )
+    """Raise where `what` may not be downloaded: while FACELAB_OFFLINE is set, and in tests."""
+    if os.environ.get("FACELAB_OFFLINE", "0") not in ("", "0") or "PYTEST_CURRENT_TEST" in os.environ:
+        raise ValueError(f"{what} must be downloaded, but FACELAB_OFFLINE is set: unset it or use FACELAB_DATA.")
+
+
+def digest(file: Path | str) -> str:
+    """The sha256 of a file in hexadecimal."""
+    with open(file, "rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def atomic_write(file: Path | str, temporary: str | None = None) -> Iterator[Path]:
+    """A temporary path beside `file` to write to, renamed to `file` when the block ends; on failure `file` is unchanged.
+
+    Processes may write the same file at once, unless they agree on the name `temporary`.
+    """
+    file = Path(file)
+    part = file.with_name(temporary or f".{file.stem}-{os.getpid()}{file.suffix}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        os.replace(part, file)
+    except (OSError, SafetensorError) as error:  # safetensors reports a full disk by an error of its own
+        reason = getattr(error, "strerror", None) or error
+        raise OSError(f"{file} could not be written ({reason}): free some space or choose another folder.") from error
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)

@@ -9,14 +9,14 @@ denoiser: a network, an analytic one, or one under guidance.
 from collections import deque
 from collections.abc import Iterator
 from numbers import Integral
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from facelab.attributes import expand_cond
 from facelab.guidance import cfg
-from facelab.samplers import noise_like
+from facelab.samplers import noise_like, sample
 from facelab.schedules import Schedule
 
 
@@ -35,11 +35,9 @@ def slerp(x_a: Tensor, x_b: Tensor, frames: int) -> Tensor:
     """
     shares = _shares(x_a, x_b, frames).reshape(-1, 1, 1, 1)
     if x_a.ndim != 3:
-        raise ValueError(
-            f"slerp takes one noise (C, H, W) for each end, got {tuple(x_a.shape)}: take one from its batch."
-        )
+        raise ValueError(f"slerp takes one noise (C, H, W) for each end, got {tuple(x_a.shape)}.")
     lengths = torch.stack([x_a.norm(), x_b.norm()]).double()
-    if not (lengths > 0).all():
+    if not lengths.all():
         raise ValueError("noise of length zero has no direction.")
     a, b = x_a.double() / lengths[0], x_b.double() / lengths[1]
     # For nearly equal or opposite directions the arccos of the dot product would lose its digits.
@@ -89,9 +87,7 @@ def _inversion(denoise, x_0: Tensor, cond: Tensor, sampler, steps: int, iters: i
         raise ValueError(f"fixed_point_iters must be a whole number from 0 on, got {iters!r}.")
     if sampler.stochastic:
         name = type(sampler).__name__
-        raise ValueError(
-            f"{name} adds fresh noise, which cannot be inverted: take a deterministic sampler, such as DDIM."
-        )
+        raise ValueError(f"{name} adds fresh noise, which cannot be inverted: take a deterministic sampler.")
     (cond,), schedule = _check_given(x_0, cond), sampler.schedule
     x, s = x_0 if x_0.dtype == torch.float64 else x_0.float(), -1
     at_s = x, torch.zeros_like(x)
@@ -100,19 +96,16 @@ def _inversion(denoise, x_0: Tensor, cond: Tensor, sampler, steps: int, iters: i
         x_0_hat = denoise(x_t, t, cond).to(x_t)
         return x_0_hat, schedule.to_eps(x_t, x_0_hat, t)
 
-    def move(x_0_hat, eps_hat, t):
-        (signal_s, sigma_s), (signal_t, sigma_t) = schedule(s), schedule(t)
-        return x + (signal_t - signal_s) * x_0_hat + (sigma_t - sigma_s) * eps_hat
-
     for t in sorted(set(sampler.timesteps(steps))):
         if iters == 0 and s >= 0:
             at_s = predict(x, s)
-        at_t, x_t = at_s, move(*at_s, t)
+        at_t, x_t = at_s, schedule.euler(x, *at_s, s, t)
         for _ in range(iters):
             at_t = predict(x_t, t)
             # Every sampler's last step, to the clean image, is of first order.
-            euler = sampler.order == 1 or s == -1
-            x_t = move(*(at_t if euler else [(a + b) / 2 for a, b in zip(at_s, at_t, strict=True)]), t)
+            first_order = sampler.order == 1 or s == -1
+            mean = at_t if first_order else [(a + b) / 2 for a, b in zip(at_s, at_t, strict=True)]
+            x_t = schedule.euler(x, *mean, s, t)
         at_s, x, s = at_t, x_t, t
         yield t, x
 
@@ -159,11 +152,9 @@ def _edit_mask(denoise, path: dict, source: Tensor, target: Tensor, schedule: Sc
         return torch.ones_like(x[:, :1], dtype=torch.bool)
     noise_share = {t: sigma / (signal + sigma) for t in path for signal, sigma in [schedule(t)]}
     chosen = [min(path, key=lambda t: abs(noise_share[t] - share)) for share in (0.4, 0.6, 0.8)]
-    change = sum(
-        (denoise(path[t], t, target) - denoise(path[t], t, source)).abs().mean(1, keepdim=True) for t in chosen
-    )
+    changes = [denoise(path[t], t, target) - denoise(path[t], t, source) for t in chosen]
     # Smoothed, so that a single pixel is not a change.
-    change = torch.nn.functional.avg_pool2d(change, 5, stride=1, padding=2)
+    change = F.avg_pool2d(sum(x.abs().mean(1, keepdim=True) for x in changes), 5, stride=1, padding=2)
     return (change > threshold * change.amax((1, 2, 3), keepdim=True)).to(x.device)
 
 
@@ -182,11 +173,8 @@ def sdedit(denoise, x_0: Tensor, cond: Tensor, strength: float, sampler, steps: 
     timesteps = [t for t in timesteps if t + 1 <= strength * length]
     if timesteps[:1] == timesteps[1:2]:
         timesteps = timesteps[1:]  # Heun evaluates a timestep twice to correct the step that led there; none has
-    x = sampler.schedule.add_noise(x_0, noise_like(x_0, generator), timesteps[0])
-    x = x if x_0.dtype == torch.float64 else x.float()
-    for t, s in zip(timesteps, [*timesteps[1:], -1], strict=True):
-        x = sampler.step(x, denoise(x, t, cond).to(x), t, s)
-    return x.to(x_0.dtype)
+    x_t = sampler.schedule.add_noise(x_0, noise_like(x_0, generator), timesteps[0])
+    return sample(denoise, x_t, cond, sampler, timesteps)
 
 
 def _check_given(x_0: Tensor, *conds: Tensor) -> list[Tensor]:
@@ -197,43 +185,3 @@ def _check_given(x_0: Tensor, *conds: Tensor) -> list[Tensor]:
         found = f"values up to {x_0.abs().max():.0f}" if x_0.is_floating_point() else str(x_0.dtype)[6:]
         raise ValueError(f"given images must be floats in [-1, 1], got {found}: use x / 127.5 - 1.")
     return [expand_cond(cond.to(x_0.device), len(x_0)) for cond in conds]
-
-
-def predict_condition(classifier, images: Tensor) -> Tensor:
-    """A classifier's prediction for images (B, C, H, W) or one (C, H, W) as a condition (B, K) or (K,).
-
-    A probability p becomes 2 p - 1, near 0 (unspecified) where the classifier is unsure; exclusive classes have p itself, as in
-    training.
-    """
-    probabilities = classifier.predict_proba(images if images.ndim == 4 else images[None])
-    cond = probabilities if classifier.attributes.exclusive else 2 * probabilities - 1
-    return cond if images.ndim == 4 else cond[0]
-
-
-class Smoothness(NamedTuple):
-    """How evenly frames change, and how similar each is to the first.
-
-    steps: (F - 1,) distances of neighbouring frames in feature space.
-    uneven: the largest step over the mean one; 1 is perfectly even, F - 1 a single jump.
-    features: (F,) cosine similarity of each frame's features to those of the first.
-    coarse: (F,) correlation of each frame with the first at 8 x 8 pixels.
-
-    The last two stand in for "the same person", but neither is a face recognition model.
-    """
-
-    steps: Tensor
-    uneven: float
-    features: Tensor
-    coarse: Tensor
-
-
-def smoothness(frames: Tensor, features) -> Smoothness:
-    """Of frames (F, C, H, W) in [-1, 1]; features maps (F, C, H, W) to (F, D), such as `efficientnet_features`."""
-    if frames.ndim != 4 or len(frames) < 2:
-        raise ValueError(f"smoothness takes at least 2 frames (F, C, H, W), got {tuple(frames.shape)}.")
-    found = features(frames).double()
-    steps = found.diff(dim=0).norm(dim=1)
-    uneven = (steps.max() / steps.mean()).item() if steps.any() else 1.0  # frames that never change are even
-    coarse = torch.nn.functional.adaptive_avg_pool2d(frames.double(), 8).flatten(1)
-    coarse = coarse - coarse.mean(1, keepdim=True)
-    return Smoothness(steps, uneven, *(torch.cosine_similarity(rows, rows[:1], dim=1) for rows in (found, coarse)))

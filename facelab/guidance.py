@@ -75,23 +75,6 @@ def interval_guidance(guided, unguided, first: int, last: int):
     return denoise
 
 
-def rescaled_cfg(guided, unguided, phi: float = 0.7):
-    """Guidance with the contrast of the unguided prediction, against over-saturation (Lin et al. 2023, section 3.4).
-
-    Each guided image is scaled to the standard deviation of the unguided one; `phi` mixes, from 0 (no change) to 1.
-    """
-    if not 0 <= phi <= 1:
-        raise ValueError(f"phi must be from 0 (no change) to 1 (fully rescaled), got {phi!r}.")
-
-    def denoise(x_t: Tensor, t, cond: Tensor) -> Tensor:
-        predictions = guided(x_t, t, cond), unguided(x_t, t, cond)
-        std, reference = (x_0_hat.flatten(1).std(1).reshape(-1, 1, 1, 1) for x_0_hat in predictions)
-        # A uniform image has no contrast to change.
-        return predictions[0] * (1 + phi * (torch.where(std > 0, reference / std, 1) - 1))
-
-    return guided if phi == 0 else denoise
-
-
 def autoguidance(denoise, weak, guidance_scale: float):
     """Away from the errors of a weaker network under the same condition: weak + guidance_scale (strong - weak).
 

@@ -12,6 +12,7 @@ from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import make_grid
 
 import facelab
+from facelab.device import atomic_write
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # not EPS, for which Pillow starts another program
 # IPTC's digital source type (https://cv.iptc.org/newscodes/digitalsourcetype), as an XMP packet.
@@ -49,21 +50,17 @@ def open_image(source, size: int = 64, grey: bool = False) -> Tensor:
     return pil_to_tensor(image)[None] / 127.5 - 1
 
 
-def generation_record(model, cond, *, guidance_scale: float, steps: int, sampler, seed: int, **more) -> dict:
+def generation_record(model, cond: Tensor, *, guidance_scale: float, steps: int, sampler, seed: int, **more) -> dict:
     """What it takes to generate images again, as JSON: weights, condition, and how they were sampled.
 
-    `model` is a `Pretrained`; `cond` is {name: value}, (K,), or (B, K) for images of different conditions; `sampler` is a class, an
-    instance or a name.
+    `model` is a `Pretrained`; `cond` is (K,), or (B, K) for images of different conditions; `sampler` a class or an instance.
     """
-    if not isinstance(cond, dict):
-        rows = [
-            {name: round(value, 4) for name, value in zip(model.attributes, row, strict=True) if value}
-            for row in torch.atleast_2d(cond).tolist()
-        ]
-        cond = rows if len(rows) > 1 else rows[0]
-    sampler = sampler if isinstance(sampler, str) else getattr(sampler, "__name__", type(sampler).__name__)
-    weights = {"model": Path(model.name).name, "sha256": model.card["sha256"], "cond": cond}
-    return weights | {"guidance_scale": guidance_scale, "steps": steps, "sampler": sampler, "seed": seed} | more
+    rows = [zip(model.attributes, row, strict=True) for row in torch.atleast_2d(cond).tolist()]
+    conds = [{name: round(value, 4) for name, value in row if value} for row in rows]
+    weights = {"model": Path(model.name).name, "sha256": model.card["sha256"]}
+    how = {"guidance_scale": guidance_scale, "steps": steps}
+    how |= {"sampler": getattr(sampler, "__name__", type(sampler).__name__), "seed": seed}
+    return weights | {"cond": conds if len(conds) > 1 else conds[0]} | how | more
 
 
 def png_bytes(images: Tensor, record=None, *, columns: int | None = None, edited: bool = False, scale=1) -> bytes:
@@ -87,13 +84,9 @@ def png_bytes(images: Tensor, record=None, *, columns: int | None = None, edited
 def save_png(images: Tensor, file, record: dict | None = None, **options) -> Path:
     """Write `png_bytes` to `file`, completely or not at all, and return its path."""
     file = Path(file)
-    if file.suffix.lower() != ".png":
-        raise ValueError(f"the name of the file must end in .png, got {file.name!r}.")
-    content, partial = png_bytes(images, record, **options), file.with_name(f".{file.name}.part")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, file)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise ValueError(f"{str(file)!r} cannot be written ({error.strerror}): choose another folder.") from error
+    if file.suffix.lower() != ".png" or not file.parent.is_dir():
+        raise ValueError(f"the name of the file must end in .png, in a folder that exists, got {str(file)!r}.")
+    content = png_bytes(images, record, **options)
+    with atomic_write(file) as part:
+        part.write_bytes(content)
     return file

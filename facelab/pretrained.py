@@ -4,19 +4,16 @@ They are stored in half precision in diffusers' layout, and used in float32.
 """
 
 import dataclasses
-import hashlib
 import json
-import os
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from facelab.attributes import Attributes
 from facelab.classifier import AttributeClassifier
 from facelab.denoiser import Denoiser
-from facelab.device import shipped_dir
+from facelab.device import atomic_write, digest, shipped_dir
 from facelab.schedules import Schedule
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -46,9 +43,9 @@ class Pretrained:
         return self.denoiser.schedule
 
 
-def names(folder: Path | None = None) -> list[str]:
+def names() -> list[str]:
     """What `load` takes."""
-    return sorted(file.parent.name for file in (folder or shipped_dir()).glob("*/config.json"))
+    return sorted(file.parent.name for file in shipped_dir().glob("*/config.json"))
 
 
 def load(name: str | Path, device=None) -> Pretrained:
@@ -61,17 +58,20 @@ def load(name: str | Path, device=None) -> Pretrained:
     file, network = folder / WEIGHTS, NETWORKS.get(config["_class_name"])
     if network is None:
         raise ValueError(f"{folder / 'config.json'} is of a {config['_class_name']}, not a {' or '.join(NETWORKS)}.")
-    if not file.is_file() or _sha256(file) != card["sha256"]:
+    if not file.is_file() or digest(file) != card["sha256"]:
         raise ValueError(f"{file} is missing or damaged (its sha256 is not the card's): fetch it again.")
     net = network.from_config(config)
     try:
-        load_weights(net, load_file(file), file)
+        net.load_state_dict(load_file(file))
     except SafetensorError as error:
         raise ValueError(f"{file} holds no weights ({error}): fetch it again.") from error
+    except RuntimeError as error:
+        raise ValueError(
+            f"{file} has weights of another architecture than its config.json: fetch both again."
+        ) from error
     net = net.eval().requires_grad_(False).to(device or "cpu")
-    return Pretrained(
-        str(name), net.attributes, net.shape, card, **{"denoiser" if network is Denoiser else "classifier": net}
-    )
+    kind = "denoiser" if network is Denoiser else "classifier"
+    return Pretrained(str(name), net.attributes, net.shape, card, **{kind: net})
 
 
 def _read_json(file: Path, key: str) -> dict:
@@ -83,44 +83,16 @@ def _read_json(file: Path, key: str) -> dict:
     return content
 
 
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
-
-
-def load_weights(net, tensors: dict[str, torch.Tensor], file) -> None:
-    """Copy stored weights into `net`, as float32; one sentence names `file` where they are of another architecture."""
-    need, have = ({name: tuple(t.shape) for name, t in d.items()} for d in (net.state_dict(), tensors))
-    differing = sorted(name for name in need.keys() | have.keys() if need.get(name) != have.get(name))
-    if differing:
-        first = f"first {differing[0]}: needed {need.get(differing[0])}, found {have.get(differing[0])}"
-        raise ValueError(f"{file} has weights of another architecture; {len(differing)} tensors differ ({first}).")
-    net.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in tensors.items()})
-
-
 def save(net, folder: Path | str, card: dict) -> Path:
     """Write config, weights in half precision, and the card with their sha256, each file completely or not at all."""
     folder, file = Path(folder), Path(folder) / WEIGHTS
     halves = {n: (t.half() if t.is_floating_point() else t).cpu().contiguous() for n, t in net.state_dict().items()}
-    _replace(folder / "config.json", lambda part: part.write_text(net.to_json_string(), "utf-8"))
-    _replace(file, lambda part: save_file(halves, part, metadata={"format": "pt"}))
-    facts = {
-        "parameters": sum(p.numel() for p in net.parameters()),
-        "bytes": file.stat().st_size,
-        "sha256": _sha256(file),
-    }
+    with atomic_write(folder / "config.json") as part:
+        part.write_text(net.to_json_string(), "utf-8")
+    with atomic_write(file) as part:
+        save_file(halves, part, metadata={"format": "pt"})
+    facts = {"parameters": sum(p.numel() for p in net.parameters()), "bytes": file.stat().st_size}
     # The card comes last: until then its sha256 shows that the weights are not those that it describes.
-    _replace(folder / "card.json", lambda part: part.write_text(json.dumps(card | facts, indent=1) + "\n", "utf-8"))
+    with atomic_write(folder / "card.json") as part:
+        part.write_text(json.dumps(card | facts | {"sha256": digest(file)}, indent=1) + "\n", "utf-8")
     return folder
-
-
-def _replace(file: Path, write) -> None:
-    part = file.with_name(f"unfinished-{file.name}")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write(part)
-        os.replace(part, file)
-    except (OSError, SafetensorError) as error:  # safetensors reports a full disk by an error of its own
-        raise OSError(f"{file} could not be written ({error}): free some space, or choose another folder.") from error
-    finally:
-        part.unlink(missing_ok=True)

@@ -25,28 +25,23 @@ from facelab.schedules import Schedule
 class Sampler:
     """The base of all samplers; `step(x_t, x_0_hat, t, s)` of a subclass returns x_s, where s = -1 is the clean image.
 
-    `clip` clamps every x_0_hat to [-1, 1]; `spacing` is that of `Schedule.timesteps`; `generator` makes the fresh noise of a
-    stochastic sampler, or a list of generators, one for each image.
+    `clip` clamps every x_0_hat to [-1, 1]; `generator` makes the fresh noise of a stochastic sampler, or a list of generators, one
+    for each image.
     """
 
     order, stochastic = 1, False
 
-    def __init__(self, schedule: Schedule, clip: bool = True, spacing: str = "trailing", generator=None):
-        self.schedule, self.clip, self.spacing, self.generator = schedule, clip, spacing, generator
-        self._previous = None
+    def __init__(self, schedule: Schedule, clip: bool = True, generator=None):
+        self.schedule, self.clip, self.generator, self._previous = schedule, clip, generator, None
 
     def timesteps(self, steps: int) -> list[int]:
         """The timestep of each network evaluation of a new trajectory, from noisy to clean; drops the history of the last one."""
         self._previous = None
-        return self.schedule.timesteps(steps, self.spacing)
+        return self.schedule.timesteps(steps)
 
     def _predictions(self, x_t, x_0_hat, t):
         x_0_hat = x_0_hat.clamp(-1, 1) if self.clip else x_0_hat
         return x_0_hat, self.schedule.to_eps(x_t, x_0_hat, t)
-
-    def _euler(self, x_t, x_0_hat, eps_hat, t, s):
-        (signal_t, sigma_t), (signal_s, sigma_s) = self.schedule(t), self.schedule(s)
-        return x_t + (signal_s - signal_t) * x_0_hat + (sigma_s - sigma_t) * eps_hat
 
 
 class DDPM(Sampler):
@@ -60,7 +55,7 @@ class DDPM(Sampler):
     def __init__(self, schedule: Schedule, clip: bool = True, generator=None, variance: str = "small"):
         if variance not in ("small", "large"):
             raise ValueError(f"variance must be 'small' or 'large', got {variance!r}.")
-        super().__init__(schedule, clip, generator=generator)
+        super().__init__(schedule, clip, generator)
         self.variance = variance
 
     def step(self, x_t: Tensor, x_0_hat: Tensor, t: int, s: int) -> Tensor:
@@ -79,10 +74,10 @@ class DDIM(Sampler):
     With eta 0 it is deterministic (on `rectified_flow()` Euler's method), with eta 1 it adds as much fresh noise as DDPM.
     """
 
-    def __init__(self, schedule: Schedule, eta: float = 0.0, clip=True, generator=None, spacing: str = "trailing"):
+    def __init__(self, schedule: Schedule, eta: float = 0.0, clip: bool = True, generator=None):
         if not 0 <= eta <= 1:
             raise ValueError(f"eta must be from 0 (deterministic) to 1 (DDPM's noise), got {eta!r}.")
-        super().__init__(schedule, clip, spacing, generator)
+        super().__init__(schedule, clip, generator)
         self.eta, self.stochastic = eta, eta > 0
 
     def step(self, x_t: Tensor, x_0_hat: Tensor, t: int, s: int) -> Tensor:
@@ -107,7 +102,7 @@ class AdamsBashforth(Sampler):
         self._previous = t, x_0_hat, eps_hat
         ratio = (t - s) / (t_before - t) / 2
         middle = x_0_hat + ratio * (x_0_hat - x_0_before), eps_hat + ratio * (eps_hat - eps_before)
-        x_s = self._euler(x_t, *middle, t, s)
+        x_s = self.schedule.euler(x_t, *middle, t, s)
         return x_s.clamp(-1, 1) if self.clip and s == -1 else x_s
 
 
@@ -135,7 +130,7 @@ class Heun(Sampler):
             signal_s, sigma_s = self.schedule(s)
             return signal_s * x_0_hat + sigma_s * eps_hat
         x, t_before, x_0_before, eps_before = self._previous
-        return self._euler(x, (x_0_hat + x_0_before) / 2, (eps_hat + eps_before) / 2, t_before, t)
+        return self.schedule.euler(x, (x_0_hat + x_0_before) / 2, (eps_hat + eps_before) / 2, t_before, t)
 
 
 class DiffusersSampler(Sampler):
@@ -145,16 +140,16 @@ class DiffusersSampler(Sampler):
     """
 
     def __init__(self, scheduler_class: type, schedule: Schedule, clip: bool = True, generator=None, **options):
-        super().__init__(schedule, clip, generator=torch.Generator())
+        super().__init__(schedule, clip, torch.Generator())
         name, known = scheduler_class.__name__, inspect.signature(scheduler_class.__init__).parameters
         self.flow = "FlowMatch" in name
+        kind = {"prediction_type": "sample", "timestep_spacing": "trailing", "clip_sample": False}
         try:
             if self.flow == schedule.variance_preserving:
                 raise ValueError(f"it needs {'rectified_flow()' if self.flow else 'a variance-preserving schedule'}")
             if not self.flow and "prediction_type" not in known:
                 raise ValueError("it has no prediction type 'sample'")
-            kind = {"prediction_type": "sample", "timestep_spacing": "trailing", "clip_sample": False}
-            kind |= {"num_train_timesteps": len(schedule)}
+            kind["num_train_timesteps"] = len(schedule)
             kind |= {} if self.flow else {"trained_betas": schedule.betas.float().numpy()}
             self.scheduler = scheduler_class(**{key: kind[key] for key in kind if key in known} | options)
             # Two trial steps, because schedulers do not say what they need.
@@ -187,6 +182,11 @@ class DiffusersSampler(Sampler):
         return self.scheduler.step(prediction, t, x_t, **options).prev_sample
 
 
+def default_sampler(schedule: Schedule) -> type[Sampler]:
+    """What `generate` takes: `AdamsBashforth` on rectified flow, else `DDIM`."""
+    return DDIM if schedule.variance_preserving else AdamsBashforth
+
+
 def noise_like(x: Tensor, generator=None) -> Tensor:
     """Standard normal noise of x's shape, made on the CPU (or the generator's device) so that it is the same on every device."""
     if isinstance(generator, list):  # one for each image
@@ -204,14 +204,15 @@ def noise(n: int, shape: tuple[int, int, int], seed: int = 0) -> Tensor:
 
 
 @torch.no_grad()
-def trajectory(denoise, x_T: Tensor, cond: Tensor, sampler, steps: int) -> Iterator[Tensor]:
-    """x_T (B, C, H, W), then x_s after each of the steps, the image last, in x_T's dtype and on its device.
+def trajectory(denoise, x_T: Tensor, cond: Tensor, sampler, steps: int | list[int]) -> Iterator[Tensor]:
+    """x_T (B, C, H, W), then x_s after each step, the image last, in x_T's dtype and on its device.
 
-    `cond` is (B, K), (1, K) or (K,). The arithmetic is in float32 at least.
+    `cond` is (B, K), (1, K) or (K,); `steps` their number, or the timesteps themselves. The arithmetic is in float32 at least.
     """
     if x_T.ndim != 4:
         raise ValueError(f"x_T must be (B, C, H, W), got {tuple(x_T.shape)}.")
-    cond, timesteps = expand_cond(cond.to(x_T.device), len(x_T)), sampler.timesteps(steps)
+    cond = expand_cond(cond.to(x_T.device), len(x_T))
+    timesteps = steps if isinstance(steps, list) else sampler.timesteps(steps)
     x = x_T if x_T.dtype == torch.float64 else x_T.float()
     yield x_T
     for t, s in zip(timesteps, [*timesteps[1:], -1], strict=True):
@@ -219,7 +220,7 @@ def trajectory(denoise, x_T: Tensor, cond: Tensor, sampler, steps: int) -> Itera
         yield x.to(x_T.dtype)
 
 
-def sample(denoise, x_T: Tensor, cond: Tensor, sampler, steps: int = 10) -> Tensor:
+def sample(denoise, x_T: Tensor, cond: Tensor, sampler, steps: int | list[int] = 10) -> Tensor:
     """The images at the end of `trajectory`: (B, C, H, W), in [-1, 1] unless the sampler does not clip."""
     return deque(trajectory(denoise, x_T, cond, sampler, steps), maxlen=1).pop()
 
@@ -247,24 +248,24 @@ def generate(
         model: what `load` returns, or a `Denoiser`.
         cond: values such as {"Smiling": True} or a vector (K,), for n images; or rows (N, K), one image each.
         guidance_scale: of classifier-free guidance.
-        sampler: a class or an instance; by default `AdamsBashforth` on rectified flow, else `DDIM`.
+        sampler: a class or an instance; by default `default_sampler`.
         weak, weak_scale: the weaker model and the guidance scale of autoguidance.
     """
     denoiser, weak = getattr(model, "denoiser", model), getattr(weak, "denoiser", weak)
     if denoiser is None:
         raise ValueError(f"{model.name} is a classifier: only a denoiser generates images.")
     cond = denoiser.attributes.encode(**cond) if isinstance(cond, dict) else cond
-    conds, schedule = cond.expand(n, -1) if cond.ndim == 1 else cond, denoiser.schedule
+    conds = cond.expand(n, -1) if cond.ndim == 1 else cond
     if conds.ndim != 2 or len(conds) == 0 or (cond.ndim == 2 and n != 1):
         raise ValueError(f"cond must be (K,) for n images or rows (N, K) with n=1, got {tuple(cond.shape)} and n={n}.")
-    sampler = sampler or (DDIM if schedule.variance_preserving else AdamsBashforth)
-    sampler = sampler(schedule) if isinstance(sampler, type) else copy.copy(sampler)
+    sampler = sampler or default_sampler(denoiser.schedule)
+    sampler = sampler(denoiser.schedule) if isinstance(sampler, type) else copy.copy(sampler)
     guided = cfg(denoiser, guidance_scale)
     guided = guided if weak is None else autoguidance(guided, weak, weak_scale)
-    generator = torch.Generator().manual_seed(seed)
+    generator, images = torch.Generator().manual_seed(seed), []
     seeds = torch.randint(2**62, (len(conds),), generator=torch.Generator().manual_seed(seed))
-    batches, images = list(zip(conds.split(batch_size), seeds.split(batch_size), strict=True)), []
-    for part, fresh in tqdm(batches, disable=not progress):
+    batches = zip(conds.split(batch_size), seeds.split(batch_size), strict=True)
+    for part, fresh in tqdm(list(batches), disable=not progress):
         x_T = torch.stack([torch.randn(denoiser.shape, generator=generator) for _ in part]).to(denoiser.device)
         if sampler.stochastic:
             sampler.generator = [torch.Generator().manual_seed(one) for one in fresh.tolist()]

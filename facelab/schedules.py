@@ -13,19 +13,20 @@ import torch
 from torch import Tensor
 
 PREDICTION_TYPES = ("eps", "v", "x_0")
-SPACINGS = ("trailing", "leading", "linspace")
 
 
 class Schedule:
-    """The two rates of each timestep, both (num_timesteps,): `signal` decreases within [0, 1], `sigma` increases within (0, 1]."""
+    """The two rates, each (num_timesteps,): `signal` decreases within [0, 1], `sigma` increases within (0, 1].
+
+    As attributes both have one more value, that of the clean image, so that timestep -1 indexes it.
+    """
 
     def __init__(self, signal: Tensor, sigma: Tensor, name: str = "schedule"):
         signal, sigma = torch.as_tensor(signal, dtype=torch.float64), torch.as_tensor(sigma, dtype=torch.float64)
         valid = signal.ndim == 1 and signal.shape == sigma.shape and len(signal) > 0
-        valid = valid and bool(((signal >= 0) & (signal <= 1) & (sigma > 0) & (sigma <= 1)).all())
+        valid = valid and 0 <= signal.min() and signal.max() <= 1 and 0 < sigma.min() and sigma.max() <= 1
         if not valid or (signal.diff() > 0).any() or (sigma.diff() < 0).any():
             raise ValueError(f"{name}: signal must decrease within [0, 1] and sigma, as long, increase within (0, 1].")
-        # The clean image is the last entry, so that timestep -1 indexes it.
         self.signal, self.sigma = torch.cat([signal, signal.new_ones(1)]), torch.cat([sigma, sigma.new_zeros(1)])
         self.variance_preserving = bool(torch.allclose(self.signal**2 + self.sigma**2, signal.new_ones(1)))
         self.name, self._tables = name, {}
@@ -54,13 +55,14 @@ class Schedule:
     def _index(self, t):
         if isinstance(t, Tensor) and t.ndim:
             # Timesteps on a GPU are not checked, because the CPU would have to wait for it.
-            low, high = t.aminmax() if t.numel() and t.device.type == "cpu" else (0, 0)
+            ends = t.aminmax() if t.numel() and t.device.type == "cpu" else ()
             t = t.long()
         else:
-            low = high = t = operator.index(t)
-        if low < -1 or high >= len(self):
-            wrong = int(low if low < -1 else high)
-            raise ValueError(f"timestep {wrong} is outside this schedule: from -1 (clean) to {len(self) - 1}.")
+            t = operator.index(t)
+            ends = (t,)
+        for end in ends:
+            if not -1 <= end < len(self):
+                raise ValueError(f"timestep {int(end)} is outside this schedule: from -1 (clean) to {len(self) - 1}.")
         return t
 
     @property
@@ -90,6 +92,11 @@ class Schedule:
         signal, sigma = self.rates(t, like=x_t)
         return (x_t - signal * x_0_hat) / sigma
 
+    def euler(self, x_t: Tensor, x_0_hat: Tensor, eps_hat: Tensor, t: int, s: int) -> Tensor:
+        """x at timestep s by Euler's method for the probability-flow ODE, where both predictions are constant."""
+        (signal_t, sigma_t), (signal_s, sigma_s) = self(t), self(s)
+        return x_t + (signal_s - signal_t) * x_0_hat + (sigma_s - sigma_t) * eps_hat
+
     def velocity(self, x_0: Tensor, eps: Tensor, t) -> Tensor:
         """signal_t eps - sigma_t x_0 (v-prediction, Salimans and Ho 2022, eq. 9); on rectified flow eps - x_0."""
         a, b = self.rates(t, like=x_0) if self.variance_preserving else (1, 1)
@@ -102,8 +109,8 @@ class Schedule:
     def to_x_0(self, x_t: Tensor, prediction: Tensor, t, prediction_type: str = "v") -> Tensor:
         """x_0_hat from the network's prediction, computed in float32 at least.
 
-        An error in eps is multiplied by sigma_t / signal_t: 20,291 at the last timestep of `cosine`. Where signal_t is 0, eps does
-        not determine x_0, which raises an error. v-prediction has neither problem.
+        An error in eps is multiplied by sigma_t / signal_t: 20,291 at the last timestep of `cosine`. Where signal_t is 0, eps gives
+        no x_0, which raises an error. v-prediction has neither problem.
         """
         wide = torch.float64 if torch.float64 in (x_t.dtype, prediction.dtype) else torch.float32
         x_t, prediction = x_t.to(wide), prediction.to(wide)
@@ -117,24 +124,15 @@ class Schedule:
             return (a * x_t - sigma * prediction) / (a * signal + b * sigma)
         return {"x_0": prediction}[prediction_type]
 
-    def timesteps(self, steps: int, spacing: str = "trailing") -> list[int]:
-        """Evenly spaced timesteps, from noisy to clean, as diffusers spaces them (Lin et al. 2023, table 2).
-
-        "trailing" starts at the last timestep: 999, ... 99. "leading" never reaches it: 900, ... 0. "linspace" has both ends.
-        """
-        if spacing not in SPACINGS:
-            raise ValueError(f"spacing must be one of {', '.join(SPACINGS)}, got {spacing!r}.")
+    def timesteps(self, steps: int) -> list[int]:
+        """Evenly spaced timesteps, from the last one to a clean one: 999, 899, ... 99 ("trailing", Lin et al. 2023, table 2)."""
         if not isinstance(steps, int) or not 1 <= steps <= len(self):
             raise ValueError(f"steps must be a whole number from 1 to {len(self)}, got {steps!r}.")
-        if spacing == "leading":
-            return [len(self) // steps * i for i in range(steps)][::-1]
-        if spacing == "linspace":
-            return [round((len(self) - 1) * i / max(1, steps - 1)) for i in range(steps)][::-1]
         return [round(len(self) * (steps - i) / steps) - 1 for i in range(steps)]
 
-    def step_pairs(self, steps: int, spacing: str = "trailing") -> list[tuple[int, int]]:
+    def step_pairs(self, steps: int) -> list[tuple[int, int]]:
         """The timesteps (t, s) of each sampler step from t to s; the last s is -1, the clean image."""
-        timesteps = self.timesteps(steps, spacing)
+        timesteps = self.timesteps(steps)
         return list(zip(timesteps, [*timesteps[1:], -1], strict=True))
 
     def rescale_zero_terminal_snr(self) -> "Schedule":

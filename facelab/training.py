@@ -31,7 +31,7 @@ from tqdm.auto import tqdm
 
 from facelab.classifier import AttributeClassifier
 from facelab.denoiser import Denoiser, seeded
-from facelab.device import cache_dir, device, machine, precision
+from facelab.device import atomic_write, cache_dir, device, machine, precision
 
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
 LR_SCHEDULES = {"cosine": "cosine", "constant": "constant_with_warmup"}  # as diffusers names them
@@ -49,8 +49,8 @@ class TrainConfig:
         timestep_sampling: "logit-normal" favours the middle of the schedule (Esser et al. 2024, section 3.1).
         flip, shift: mirror half of the images; move each by up to `shift` pixels.
         cond_dropout: "partial" (`drop_attributes`), "whole" (`drop_condition`) or "none".
-        rare_fraction: the share of a batch whose images are sampled by the rarer value of an attribute, all attributes alike,
-            without condition dropout, which would bias the unconditional model.
+        rare_fraction: the share of a batch that is sampled by the rarer value of an attribute, all attributes alike, without
+            condition dropout, which would bias the unconditional model.
         loss_weighting: "none"; "min-snr" (Hang et al. 2023, gamma 5); "edm": the loss of the network's own output, of variance
             about one in every Haar band (Karras et al. 2022, table 1).
         input_perturbation: more noise in x_t, but not in the target (Ning et al. 2023, algorithm 1).
@@ -113,6 +113,7 @@ def drop_condition(cond: Tensor, generator: torch.Generator, groups: Tensor | No
 
 
 COND_DROPOUT = {"partial": drop_attributes, "whole": drop_condition, "none": lambda cond, generator, groups: cond}
+CHECKPOINTS = ("checkpoint.pt", "previous.pt")
 STREAMS = ("order", "rare", "timesteps", "noise", "augmentation", "condition", "perturbation", "dropout")
 
 
@@ -138,10 +139,13 @@ class Batch(NamedTuple):
     @classmethod
     def sample(cls, dataset, config: TrainConfig, step: int, num_timesteps: int = 1000) -> "Batch":
         """A function of data, config (with its seed) and step, sampled on the CPU; t is in 0 .. num_timesteps - 1."""
-        generator = functools.partial(_generator, config, step=step)
-        rows, rare = _order(len(dataset), config, step), round(config.rare_fraction * config.batch_size)
-        rows[:rare] = _rare(dataset, rare, generator("rare"))
-        x_0, cond = dataset[rows]
+        generator, size = functools.partial(_generator, config, step=step), config.batch_size
+        # Every epoch is a new shuffle, and batches run across its end.
+        places = [divmod(place, len(dataset)) for place in range(step * size, (step + 1) * size)]
+        rows = [_shuffle(len(dataset), config, epoch)[i] for epoch, i in places]
+        if rare := round(config.rare_fraction * size):
+            rows[:rare] = _rare(dataset.minority_indices, rare, generator("rare"))
+        x_0, cond = dataset[torch.stack(rows)]
         uniform = config.timestep_sampling == "uniform"
         u = (torch.rand if uniform else torch.randn)(len(x_0), generator=generator("timesteps"))
         t = to_timesteps(u if uniform else u.sigmoid(), num_timesteps)
@@ -163,25 +167,17 @@ def _augment(x: Tensor, config: TrainConfig, generator: torch.Generator) -> Tens
     return x[torch.arange(len(x))[:, None, None, None], torch.arange(x.shape[1])[:, None, None], rows, columns]
 
 
-def _order(count: int, config: TrainConfig, step: int) -> Tensor:
-    """Which images a step sees: every epoch is a new shuffle, and batches run across its end."""
-    places = [divmod(place, count) for place in range(step * config.batch_size, (step + 1) * config.batch_size)]
-    return torch.stack([_shuffle(count, config, epoch)[i] for epoch, i in places])
+def _rare(rare: list[Tensor], count: int, generator: torch.Generator) -> list[Tensor]:
+    """`count` images, each with the rarer value of an attribute; the attributes are sampled uniformly."""
+    if not rare:
+        raise ValueError("rare_fraction needs an attribute that has both values in the data: leave it at 0.")
+    which = torch.randint(len(rare), (count,), generator=generator).tolist()
+    return [rare[i][torch.randint(len(rare[i]), (), generator=generator)] for i in which]
 
 
 @functools.lru_cache(maxsize=2)
 def _shuffle(count: int, config: TrainConfig, epoch: int) -> Tensor:
     return torch.randperm(count, generator=_generator(config, "order", epoch))
-
-
-def _rare(dataset, count: int, generator: torch.Generator) -> Tensor:
-    """`count` images, each with the rarer value of an attribute; the attributes are sampled uniformly."""
-    rare = dataset.minority_indices if count else []
-    if count and not rare:
-        raise ValueError("rare_fraction needs an attribute that has both values in the data: leave it at 0.")
-    which = torch.randint(max(1, len(rare)), (count,), generator=generator).tolist()
-    rows = [rare[i][torch.randint(len(rare[i]), (), generator=generator)] for i in which]
-    return torch.tensor(rows, dtype=torch.int64)
 
 
 def denoising_loss(denoise, x_0, cond, t, eps, dtype=torch.float32, input_eps=None, weighting="none") -> Tensor:
@@ -213,9 +209,9 @@ def _weighted(net: Denoiser, error: Tensor, t: Tensor, weighting: str) -> Tensor
 class _Objective(nn.Module):
     """Network and loss as one module, whose gradients accelerate averages over the processes."""
 
-    def __init__(self, net: nn.Module, config: TrainConfig, dtype: torch.dtype):
+    def __init__(self, net: nn.Module, **options):
         super().__init__()
-        self.net, self.options = net, {"dtype": dtype, "weighting": config.loss_weighting}
+        self.net, self.options = net, options
 
     def forward(self, x_0, cond, t, eps, input_eps):
         if isinstance(self.net, AttributeClassifier):
@@ -223,62 +219,40 @@ class _Objective(nn.Module):
         return denoising_loss(self.net, x_0, cond, t, eps, input_eps=input_eps, **self.options)
 
 
-class _Checkpoints:
-    """The last two checkpoints of a run in the first of `folders`, and their copies in the others."""
+def _save(state: dict, folders: list[Path]) -> None:
+    """Write a checkpoint into the first folder, and copies into the others; each keeps the one before, too."""
+    try:
+        for folder in folders:
+            newest, previous = (folder / name for name in CHECKPOINTS)
+            with atomic_write(newest, "unfinished.tmp") as temporary:
+                if folder == folders[0]:
+                    torch.save(state, temporary)
+                else:
+                    shutil.copyfile(folders[0] / newest.name, temporary)
+                if newest.is_file():
+                    os.replace(newest, previous)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk by a RuntimeError
+        reason = str(error).splitlines()[0].rstrip(".")
+        warning = f"the checkpoint of step {state['step']} could not be saved: {reason}; training goes on."
+        warnings.warn(warning, stacklevel=2)
 
-    NAMES = ("checkpoint.pt", "previous.pt")
 
-    def __init__(self, folders: list[Path], run: dict):
-        self.folders, self.run = folders, run
-
-    def save(self, state: dict) -> None:
-        local, *backups = self.folders
+def _load(run: dict, folders: list[Path]) -> dict | None:
+    """The newest checkpoint of this run that is not damaged, if there is one. Nothing in a file is executed."""
+    for file in filter(Path.is_file, [folder / name for name in CHECKPOINTS for folder in folders]):
         try:
-            self._replace(local, lambda file: torch.save(state, file))
-            for folder in backups:
-                self._replace(folder, lambda file: shutil.copyfile(local / self.NAMES[0], file))
-        except (OSError, RuntimeError) as error:  # torch reports a full disk by a RuntimeError
-            step, reason = state["step"], str(error).splitlines()[0]
-            warnings.warn(
-                f"the checkpoint of step {step} could not be saved: {reason}; training goes on.", stacklevel=2
-            )
-
-    def _replace(self, folder: Path, write) -> None:
-        newest, previous = (folder / name for name in self.NAMES)
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            write(temporary := folder / "unfinished.tmp")
-            if newest.is_file():
-                os.replace(newest, previous)
-            os.replace(temporary, newest)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-    def load(self, resume: bool) -> dict | None:
-        """The newest checkpoint that is not damaged, if there is one; without `resume` they are deleted. Nothing is executed."""
-        if any(self.folders[0].glob("step-*.safetensors")):
-            raise ValueError(
-                f"{self.folders[0]} has checkpoints of facelab 0.1: use another folder, 0.2 cannot read them."
-            )
-        for file in [folder / name for name in self.NAMES for folder in self.folders]:
-            if not resume:
-                file.unlink(missing_ok=True)
-            if not file.is_file():
-                continue
-            try:
-                if zipfile.ZipFile(file).testzip():  # torch.load does not check the zip's checksums
-                    raise ValueError("damaged")
-                state = torch.load(file, map_location="cpu", weights_only=True)
-                differing = [name for name, value in self.run.items() if state["run"].get(name) != value]
-            except Exception:
-                warnings.warn(f"{file} is damaged: the one before it is used, or training starts over.", stacklevel=2)
-                continue
-            if differing:
-                raise ValueError(
-                    f"{file} is of another run, {differing[0]} differs: use another folder or resume=False."
-                )
-            return state
-        return None
+            if zipfile.ZipFile(file).testzip():  # torch.load does not check the zip's checksums
+                raise ValueError("damaged")
+            state = torch.load(file, map_location="cpu", weights_only=True)
+            differing = [name for name, value in run.items() if state["run"].get(name) != value]
+        except Exception:
+            warnings.warn(f"{file} is damaged: the one before it is used, or training starts over.", stacklevel=2)
+            continue
+        if differing:
+            wrong = f"{file} is of another run, {differing[0]} differs"
+            raise ValueError(f"{wrong}: use another folder or resume=False.")
+        return state
+    return None
 
 
 class Progress(NamedTuple):
@@ -329,10 +303,9 @@ class _State:
         self.losses.append(loss)
         self.step += 1
 
-    def state_dict(self, run: dict) -> dict:
-        state = {name: module.state_dict() for name, module in self.modules.items()}
-        losses = torch.tensor(self.losses, dtype=torch.float64)
-        return state | {"step": self.step, "seconds": self.seconds, "losses": losses, "run": run, "machine": machine()}
+    def state_dict(self) -> dict:
+        counts = {"step": self.step, "seconds": self.seconds, "losses": torch.tensor(self.losses, dtype=torch.float64)}
+        return {name: module.state_dict() for name, module in self.modules.items()} | counts | {"machine": machine()}
 
     def load_state_dict(self, state: dict) -> None:
         """Continue from a checkpoint; device, precision and threads are those of this machine."""
@@ -344,9 +317,8 @@ class _State:
             average.optimization_step = self.step
 
     def progress(self, seconds_left: float, note: str = "") -> Progress:
-        loss, net = self.losses[-1] if self.losses else math.nan, self.emas[self.config.ema_decays[0]]
-        so_far = self.step, self.config.steps, loss, self.losses
-        return Progress(*so_far, seconds_left, net, self.seconds, note, self.emas)
+        so_far = self.step, self.config.steps, (self.losses or [math.nan])[-1], self.losses
+        return Progress(*so_far, seconds_left, self.emas[self.config.ema_decays[0]], self.seconds, note, self.emas)
 
 
 def train(
@@ -366,14 +338,23 @@ def train(
     """
     if len(dataset) == 0:
         raise ValueError("the dataset has no images.")
-    if dataset.shape != net.shape or len(dataset.attributes) != len(net.attributes):
-        raise ValueError(
-            f"the network is for images {net.shape} with {len(net.attributes)} attributes, the dataset has "
-            f"{dataset.shape} with {len(dataset.attributes)}."
-        )
-    name = run_name(net, dataset, config)
+    needs, has = (f"{x.shape} with {len(x.attributes)} attributes" for x in (net, dataset))
+    if needs != has:
+        raise ValueError(f"the network is for images {needs}, the dataset has {has}.")
+    name, run = run_identity(net, dataset, config)
     folders = [Path(checkpoint_dir or cache_dir() / "runs" / name), *([Path(backup_dir) / name] if backup_dir else [])]
-    return _train(net, dataset, config, _Checkpoints(folders, _run(net, dataset, config)), resume, save_every)
+    if any(folders[0].glob("step-*.safetensors")):
+        raise ValueError(f"{folders[0]} has checkpoints of facelab 0.1: use another folder, 0.2 cannot read them.")
+    return _train(net, dataset, config, run, folders, resume, save_every)
+
+
+def run_identity(net, dataset, config: TrainConfig) -> tuple[str, dict]:
+    """(a folder's name, what a run is resumed by as JSON holds it): functions of network, config and data."""
+    run = {"network": type(net).__name__, "data": dataset.key}
+    run |= {f"network {name}": value for name, value in net.settings().items()}
+    run |= {f"config {name}": value for name, value in dataclasses.asdict(config).items()}
+    text = json.dumps(run)
+    return f"{type(net).__name__.lower()}-{hashlib.sha256(text.encode()).hexdigest()[:12]}", json.loads(text)
 
 
 def processes() -> Accelerator:
@@ -381,12 +362,14 @@ def processes() -> Accelerator:
     return Accelerator(cpu=device().type == "cpu", mixed_precision="no")
 
 
-def _train(net, dataset, config, checkpoints, resume, save_every) -> Iterator[Progress]:
+def _train(net, dataset, config, run, folders, resume, save_every) -> Iterator[Progress]:
     accelerator = processes()
     rank, world, where = accelerator.process_index, accelerator.num_processes, accelerator.device
     state = _State(net.to(where).train(), config, where.type)
-    objective = accelerator.prepare(_Objective(net, config, state.dtype))
-    if found := checkpoints.load(resume):
+    objective = accelerator.prepare(_Objective(net, dtype=state.dtype, weighting=config.loss_weighting))
+    for file in [] if resume else [folder / name for folder in folders for name in CHECKPOINTS]:
+        file.unlink(missing_ok=True)
+    if found := _load(run, folders):
         state.load_state_dict(found)
         note = "finished earlier, loaded" if state.step >= config.steps else f"resumed at step {state.step}"
         yield state.progress(0.0, note)
@@ -395,7 +378,7 @@ def _train(net, dataset, config, checkpoints, resume, save_every) -> Iterator[Pr
 
     def save():
         if accelerator.is_main_process:
-            checkpoints.save(state.state_dict(checkpoints.run))
+            _save(state.state_dict() | {"run": run}, folders)
 
     try:
         while state.step < config.steps:
@@ -418,24 +401,11 @@ def _train(net, dataset, config, checkpoints, resume, save_every) -> Iterator[Pr
                 pause = save_every and max(save_every, 20 * (last_save - start))
             yield state.progress(statistics.median(times) * (config.steps - state.step))
     except FloatingPointError as error:
-        where = f"the last good checkpoint is of step {saved}, in {checkpoints.folders[0]}"
+        where = f"the last good checkpoint is of step {saved}, in {folders[0]}"
         raise ValueError(f"{error}: training stops; {where}. A lower lr often helps.") from None
     finally:
         if consistent and state.step > saved:
             save()
-
-
-def _run(net, dataset, config: TrainConfig) -> dict:
-    """What a run is resumed by, as JSON holds it."""
-    settings = {f"network {name}": value for name, value in net.settings().items()}
-    settings |= {f"config {name}": value for name, value in dataclasses.asdict(config).items()}
-    return json.loads(json.dumps({"network": type(net).__name__, "data": dataset.key} | settings))
-
-
-def run_name(net, dataset, config: TrainConfig) -> str:
-    """A folder's name that is a function of network, config and data."""
-    digest = hashlib.sha256(json.dumps(_run(net, dataset, config)).encode()).hexdigest()
-    return f"{type(net).__name__.lower()}-{digest[:12]}"
 
 
 def fit(net, dataset, config: TrainConfig, *, progress: bool = True, **options) -> tuple[nn.Module, list[float]]:

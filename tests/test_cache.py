@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from facelab.data import cache
-from facelab.data.cache import NoImages, atomic_write, cached_images, digest
+from facelab.data.cache import NoImages, atomic_write, cached_images
 
 
 @pytest.fixture(autouse=True)
@@ -37,11 +37,6 @@ def test_a_file_is_written_completely_or_stays_as_it_was(tmp_path):
         with atomic_write(file):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert file.read_text() == "first" and os.listdir(file.parent) == ["file.txt"]
-
-
-def test_digest(tmp_path):
-    (tmp_path / "file").write_bytes(b"abc")
-    assert digest(tmp_path / "file").startswith("ba7816bf") and digest(tmp_path / "file", "md5").startswith("90015098")
 
 
 def test_images_are_built_once_and_read_by_memory_map(folder):

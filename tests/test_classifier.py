@@ -71,13 +71,6 @@ def test_frequencies_adjust_the_logits_of_the_loss_only():
             classifier(frequencies=wrong)
 
 
-def test_the_seed_determines_the_weights():
-    before = torch.get_rng_state()
-    one, again, other = (classifier(seed=seed).state_dict() for seed in (3, 3, 4))
-    assert all(torch.equal(one[k], again[k]) for k in one) and any(not torch.equal(one[k], other[k]) for k in one)
-    assert torch.equal(before, torch.get_rng_state())
-
-
 def test_residual_blocks_follow_their_level():
     small, deep = (
         AttributeClassifier((3, 16, 16), ("a",), channels=(8, 16), blocks_per_level=blocks) for blocks in ((), (0, 2))

@@ -3,40 +3,27 @@
 import math
 
 import numpy as np
-import oracle
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from oracle import SHAPE, Fake, Gaussians, TwoGaussians, randn, refused, tiny
+from oracle import Fake, Gaussians, randn, refused
 from torch.testing import assert_close
 
-from facelab import guidance
 from facelab.analytic import GaussianDenoiser
 from facelab.attributes import Attributes
-from facelab.guidance import autoguidance, cfg, compositional, interval_guidance, rescaled_cfg
-from facelab.samplers import DDIM, AdamsBashforth, Heun, sample
+from facelab.guidance import autoguidance, cfg, compositional, interval_guidance
+from facelab.samplers import AdamsBashforth, Heun, sample
 from facelab.schedules import SCHEDULES, cosine, rectified_flow
 
 X_T, COND = randn(4, 1, 4, 4), torch.tensor([[1.0, 0, 0], [0, -1, 0], [1, 1, 1], [0, 0, 0.5]])
-
-
-def test_guidance_is_exact():
-    oracle.guidance_is_exact(guidance)
 
 
 def test_scale_0_is_unconditional_and_1_is_unguided():
     fake = Fake()
     assert_close(cfg(fake, 0)(X_T, 5, COND), fake(X_T, 5, torch.zeros(4, 3)))
     assert cfg(fake, 1) is fake and cfg(fake, 1.0, negative_cond=-COND) is fake
-
-
-@given(st.floats(-8, 8), st.floats(-8, 8), st.floats(0, 1))
-def test_guidance_is_linear_in_its_scale(one, two, share):
-    def at(scale):
-        return cfg(Fake(), scale)(X_T, 5, COND)
-
-    assert_close(at(share * one + (1 - share) * two), share * at(one) + (1 - share) * at(two), rtol=0, atol=1e-9)
+    one = cfg(fake, 3)(X_T, 5, COND[0])
+    for cond in (COND[:1], COND[:1].repeat(4, 1)):
+        assert_close(cfg(fake, 3)(X_T, 5, cond), one)
 
 
 @pytest.mark.parametrize("three", [np.int64(3), np.float32(3), torch.tensor(3.0), torch.tensor(3)], ids=str)
@@ -61,14 +48,6 @@ def test_conditions_that_do_not_fit_are_refused(negative):
         cfg(Fake(), 2, negative_cond=negative)(X_T, 5, COND)
     with refused("4 images need 4 conditions"):
         cfg(Fake(), 2)(X_T, 5, COND[:3])
-
-
-def test_a_negative_scale_goes_the_other_way():
-    fake = Fake()
-    uncond = fake(X_T, 5, torch.zeros(1, 3))
-    forward, back = (cfg(fake, scale)(X_T, 5, COND) - uncond for scale in (2, -2))
-    assert_close(back, -forward)
-    assert (forward * COND.sum(1)[:, None, None, None] >= 0).all() and forward.abs().max() > 0.1
 
 
 @pytest.mark.parametrize("negative", [torch.tensor([0.0, 1.0, 0.0]), -COND, COND], ids=["(K,)", "(B, K)", "itself"])
@@ -97,41 +76,6 @@ def test_combining_x_0_is_combining_eps(schedule):
     cond, uncond = (schedule.to_eps(X_T, fake(X_T, t, c), t) for c in (COND, torch.zeros(4, 3)))
     eps_hat = schedule.to_eps(X_T, cfg(fake, 3)(X_T, t, COND), t)
     assert_close(eps_hat, uncond + 3 * (cond - uncond), rtol=0, atol=1e-10)
-
-
-@pytest.mark.parametrize("t", [400, torch.tensor([0, 100, 500, 999])], ids=["int", "(B,)"])
-@pytest.mark.parametrize("scale", [0, 1, 3.5])
-def test_every_shape_of_timesteps_and_conditions(t, scale):
-    net, x_t, one = tiny(), randn(4, *SHAPE, dtype=torch.float32), torch.tensor([1.0, 0.0, -1.0])
-    with torch.no_grad():
-        first, *others = [cfg(net, scale)(x_t, t, cond) for cond in (one, one[None], one.repeat(4, 1))]
-    assert first.shape == x_t.shape and first.dtype == torch.float32
-    for other in others:
-        assert_close(other, first)
-
-
-def test_guidance_nests():
-    fake = Fake()
-    assert_close(cfg(cfg(fake, 2), 3)(X_T, 5, COND), cfg(fake, 6)(X_T, 5, COND))
-
-
-@pytest.mark.parametrize("schedule", [cosine(), rectified_flow()], ids=repr)
-def test_guided_sampling_has_the_right_density(schedule):
-    """Where the condition only shifts the mean, scale 3 samples the Gaussian whose mean is shifted three times as far."""
-    denoise = GaussianDenoiser(lambda c: 0.1 + 0.2 * c[:, :, None, None], 0.3, schedule)
-    x_T = randn(400, 1, 4, 4)
-    images = sample(cfg(denoise, 3), x_T, torch.ones(1), DDIM(schedule, clip=False), 250)
-    error = 4.5 * 0.3 / x_T.numel() ** 0.5
-    assert abs(images.mean() - 0.7) < error + 0.002
-    assert abs(images.std() - 0.3) < error / 2**0.5 + 0.005
-
-
-def test_the_closed_form_of_two_gaussians_is_each_of_them_at_scale_0_and_1():
-    schedule, t = cosine(), torch.tensor([0, 200, 500, 990])
-    denoise = TwoGaussians(schedule)
-    for scale in (0, 1):
-        x_0_hat = denoise(X_T, t, torch.full((4, 1), float(scale)))
-        assert_close(x_0_hat, denoise.guided(X_T, t, scale), rtol=0, atol=1e-10)
 
 
 # With Gaussians, every kind of guidance is a weighted sum of scores, known in closed form.
@@ -171,23 +115,6 @@ def test_second_order_reaches_the_end_of_the_guided_ode(sampler, evaluations, na
             assert (images - Gaussians(schedule).end(x_T, weights)).abs().max() < 1e-4, name
 
 
-def test_guided_ddim_is_its_recursion_multiplied_out():
-    """A Gaussian's x_0_hat is a x_t + b, so a trajectory is one number times x_T and one added."""
-    schedule, x_T = cosine(), randn(2, 1, 2, 2)
-    for name, guided, cond, weights in guided_gaussians(schedule):
-        slope, offset = 1.0, 0.0
-        for t, s in schedule.step_pairs(50):
-            (signal_t, sigma_t), (signal_s, sigma_s) = schedule(t), schedule(s)
-            b, ab = (
-                float(Gaussians(schedule).guided(torch.full((1, 1, 1, 1), x).double(), t, weights)) for x in (0.0, 1.0)
-            )
-            ratio = sigma_s / sigma_t
-            gain = (signal_s - ratio * signal_t) * (ab - b) + ratio
-            slope, offset = gain * slope, gain * offset + (signal_s - ratio * signal_t) * b
-        images = sample(guided, x_T, torch.tensor(cond), DDIM(schedule, clip=False), 50)
-        assert_close(images, slope * x_T + offset, rtol=1e-9, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
-
-
 def test_guided_sampling_is_not_sampling_the_sharpened_density():
     """Conditional N(0, 1/4), unconditional N(0, 1), scale 3: the product of powers has precision 10, guidance gives 0.5^3."""
     schedule = rectified_flow()
@@ -208,23 +135,10 @@ THREE = Attributes(["Hat", "Smile", "Beard"])
 
 
 def test_a_scale_for_each_attribute():
-    fake, cond = Fake(), COND.clone()
-    uncond, hat, smile, rest = (fake(X_T, 5, c) for c in (COND * 0, *(COND * torch.eye(3)[i] for i in (0, 1, 2))))
+    fake, cond = Fake(), COND + torch.tensor([[0.0], [0.2], [0.0], [0.0]])  # a degree stays a degree
+    uncond, hat, smile, rest = (fake(X_T, 5, c) for c in (cond * 0, *(cond * torch.eye(3)[i] for i in (0, 1, 2))))
     x_0_hat = compositional(fake, THREE, {"Smile": 0.5, "Hat": 4})(X_T, 5, cond)
     assert_close(x_0_hat, uncond + 4 * (hat - uncond) + 0.5 * (smile - uncond) + (rest - uncond))
-    assert_close(cond, COND)
-
-
-def test_a_degree_stays_a_degree_in_a_composition():
-    fake = Fake()
-    compositional(fake, THREE, {"Smile": 3, "Hat": 1})(X_T[:1], 5, torch.tensor([0.5, -0.2, 1.0]))
-    ((_, _, conds),) = fake.calls
-    assert sorted(conds.abs().sum(1).tolist()) == pytest.approx([0, 0.2, 0.5, 1.0])
-
-
-def test_one_attribute_alone_is_classifier_free_guidance():
-    cond, fake = torch.tensor([0.0, 1.0, 0.0]), Fake()
-    assert_close(compositional(fake, THREE, {"Smile": 3})(X_T, 5, cond), cfg(fake, 3)(X_T, 5, cond))
 
 
 @pytest.mark.parametrize("cond, rows", [([1.0, 1.0, 0.0], 3), ([1.0, 1.0, -1.0], 4), ([0.0, 0.0, 0.0], 3)])
@@ -243,7 +157,7 @@ def test_invalid_compositions_are_refused(scales):
         compositional(Fake(), THREE, {"Hat": 1.0}, rest=math.inf)
 
 
-# Intervals, rescaling, autoguidance.
+# Intervals, autoguidance.
 
 
 @pytest.mark.parametrize("t, guides", [(199, False), (200, True), (500, True), (800, True), (801, False)])
@@ -268,22 +182,6 @@ def test_an_interval_with_a_timestep_for_each_image():
 def test_an_invalid_interval_is_refused(first, last):
     with refused("first <= last"):
         interval_guidance(Fake(), Fake(), first, last)
-
-
-@pytest.mark.parametrize("phi", [0.0, 0.4, 1.0])
-def test_rescaling_restores_the_contrast_of_each_unguided_image(phi):
-    guided, unguided = cfg(Fake(), 6)(X_T, 5, COND), Fake()(X_T, 5, COND)
-    x_0_hat = rescaled_cfg(cfg(Fake(), 6), Fake(), phi)(X_T, 5, COND)
-    stds = [x.flatten(1).std(1) for x in (x_0_hat, guided, unguided)]
-    assert_close(stds[0], phi * stds[2] + (1 - phi) * stds[1])
-    assert_close(torch.nn.functional.normalize(x_0_hat.flatten(1)), torch.nn.functional.normalize(guided.flatten(1)))
-
-
-def test_rescaling_leaves_a_uniform_image():
-    uniform = rescaled_cfg(lambda x_t, t, cond: torch.full_like(x_t, 0.5), Fake(), 1.0)(X_T, 5, COND)
-    assert_close(uniform, torch.full_like(X_T, 0.5))
-    with refused("phi must be"):
-        rescaled_cfg(Fake(), Fake(), 1.5)
 
 
 def test_autoguidance_moves_away_from_the_weak_network():

@@ -81,17 +81,8 @@ def test_wrong_input_is_one_line_and_exit_code_2(conditions, words, message, tmp
 def test_check_lists_machine_data_weights_and_what_to_mend(conditions, monkeypatch, tmp_path, capsys):
     assert command.main(["check"]) == 0
     text = capsys.readouterr().out
-    for word in (
-        "machine",
-        "float32",
-        "versions",
-        "preset",
-        "cache",
-        "MNIST",
-        "faces",
-        "weights   celeba: 1 parameters",
-    ):
-        assert word in text
+    words = "machine", "float32", "versions", "preset", "cache", "MNIST", "faces", "weights   celeba: 1 parameters"
+    assert [word for word in words if word not in text] == []
     monkeypatch.setattr(command, "version", lambda name: "8.1.9")
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "pyproject.toml").write_text('Repository = "https://github.com/YOUR_ACCOUNT/facelab"')

@@ -11,24 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from oracle import random_dataset, tiny
+from oracle import digits, digits_classifier, random_dataset, tiny
 from safetensors.torch import load_file, save_file
 
-from facelab.attributes import DIGITS
-from facelab.classifier import AttributeClassifier
-from facelab.data.dataset import AttributeDataset
 from facelab.training import TrainConfig, fit, processes, train
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = TrainConfig(8 * 20, 8, lr=2e-3, ema_decays=(0.9,))
-
-
-def digits() -> AttributeDataset:
-    return AttributeDataset(random_dataset(40).images, torch.eye(10).repeat(4, 1), DIGITS, "random", "csv")
-
-
-def classifier() -> AttributeClassifier:
-    return AttributeClassifier((1, 8, 8), DIGITS.names, exclusive=True, channels=(8, 8))
 
 
 def trainings(out: Path) -> dict[str, torch.Tensor]:
@@ -40,7 +29,7 @@ def trainings(out: Path) -> dict[str, torch.Tensor]:
     for name, net, data in (
         ("denoiser", tiny(), random_dataset()),
         ("resumed", tiny(), random_dataset()),
-        ("classifier", classifier(), digits()),
+        ("classifier", digits_classifier(), digits()),
     ):
         average, losses = fit(net, data, CONFIG, checkpoint_dir=out / name, progress=False)
         found[f"{name}: losses"] = torch.tensor(losses, dtype=torch.float64)
@@ -51,12 +40,8 @@ def trainings(out: Path) -> dict[str, torch.Tensor]:
 
 def launch(*words, **env):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    env = (
-        os.environ
-        | {"OMP_NUM_THREADS": "1", "FACELAB_DATA": "", "PYTHONPATH": str(ROOT), "FACELAB_PRECISION": "float32"}
-        | env
-    )
-    return subprocess.run([*torchrun, *map(str, words)], capture_output=True, text=True, env=env)
+    env |= {"OMP_NUM_THREADS": "1", "FACELAB_DATA": "", "PYTHONPATH": str(ROOT), "FACELAB_PRECISION": "float32"}
+    return subprocess.run([*torchrun, *map(str, words)], capture_output=True, text=True, env=os.environ | env)
 
 
 @pytest.fixture(scope="module")
@@ -78,12 +63,9 @@ def one(tmp_path_factory):
 
 def test_both_processes_have_the_same_weights(two):
     first, second = two
-    buffers = (
-        "running_mean",
-        "running_var",
-    )  # of a batch norm: each process sees its own share, and the first is saved
     for name in first:
-        if not name.endswith(buffers):
+        # Of a batch norm's statistics each process sees its own share, and those of the first are saved.
+        if not name.endswith(("running_mean", "running_var")):
             assert torch.allclose(first[name], second[name], atol=1e-6), name
 
 
@@ -113,6 +95,5 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     rank, folder = processes().process_index, Path(sys.argv[1])
     assert processes().num_processes == 2
-    save_file(
-        {name: value.contiguous().clone() for name, value in trainings(folder).items()}, folder / f"{rank}.safetensors"
-    )
+    found = {name: value.contiguous().clone() for name, value in trainings(folder).items()}
+    save_file(found, folder / f"{rank}.safetensors")

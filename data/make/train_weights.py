@@ -45,7 +45,7 @@ from facelab.evaluation.report import disjoint_rows
 from facelab.evaluation.statistics import wilson
 from facelab.presets import PRESETS, REPORT_CONFIG, REPORT_NET, REPORT_UNCONDITIONAL_NET, Preset, preset
 from facelab.pretrained import load, save
-from facelab.samplers import generate
+from facelab.samplers import default_sampler, generate
 from facelab.schedules import SCHEDULES
 from facelab.training import TrainConfig, processes, train
 from facelab.widgets.training_replay import HistoryRecorder
@@ -69,7 +69,7 @@ class Recipe:
 def score_mnist(net: Denoiser, dataset: AttributeDataset, sizes: Preset, steps: int = 10) -> dict:
     """Class accuracy and spectrum, unguided and guided."""
     classifier, cond = load("mnist-classifier").classifier, torch.eye(10).repeat(min(sizes.per_class, 100), 1)
-    scores = {"images": len(cond), "steps": steps, "sampler": _sampler(net)}
+    scores = {"images": len(cond), "steps": steps, "sampler": default_sampler(net.schedule).__name__}
     scores["spectrum_of_real_images"] = _rounded(spectrum_amplitudes(dataset.images))
     for scale in SCALES:
         images = generate(net, cond, guidance_scale=scale, steps=steps, seed=1, batch_size=100, progress=True)
@@ -87,7 +87,7 @@ def score_faces(net: Denoiser, dataset: AttributeDataset, sizes: Preset, steps: 
         "evaluated_on": dataset.source,
         "images": len(rows),
         "steps": steps,
-        "sampler": _sampler(net),
+        "sampler": default_sampler(net.schedule).__name__,
         "features": "EfficientNet-Lite0",
         "frechet_distance_of_two_real_sets": str(frechet_estimate(reference, other)),
         "spectrum_of_real_images": _rounded(spectrum_amplitudes(dataset.images[near])),
@@ -120,10 +120,6 @@ def score_classifier(net: AttributeClassifier, dataset: AttributeDataset, sizes:
             dict(zip(net.attributes, majority.maximum(1 - majority).tolist(), strict=True))
         ),
     }
-
-
-def _sampler(net: Denoiser) -> str:
-    return "DDIM" if net.schedule.variance_preserving else "AdamsBashforth"  # what `generate` takes
 
 
 def _rounded(values: dict[str, float]) -> dict[str, float]:

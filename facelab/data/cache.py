@@ -1,11 +1,10 @@
-"""Files that are complete or absent, and images that are prepared once and memory-mapped from then on."""
+"""Images that are prepared once and memory-mapped from then on."""
 
 import contextlib
 import hashlib
-import os
 import shutil
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -13,34 +12,11 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from facelab.device import cache_dir
+from facelab.device import atomic_write, cache_dir
 
 
 class NoImages(ValueError):
     """There is no image to prepare."""
-
-
-@contextlib.contextmanager
-def atomic_write(file: Path | str) -> Iterator[Path]:
-    """A temporary path beside `file` to write to, renamed to `file` when the block ends; on failure `file` is unchanged."""
-    file = Path(file)
-    temporary = file.with_name(f".{file.stem}-{os.getpid()}{file.suffix}")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, file)
-    except OSError as error:
-        reason = error.strerror or error
-        raise OSError(f"{file} could not be written ({reason}): free some space or choose another folder.") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def digest(file: Path | str, kind: str = "sha256") -> str:
-    """The checksum of a file in hexadecimal; `kind` is any name that hashlib knows."""
-    with open(file, "rb") as content:
-        return hashlib.file_digest(content, lambda: hashlib.new(kind, usedforsecurity=False)).hexdigest()
 
 
 def cached_images(name: str, shape: tuple, build: Callable[[], tuple[int, Iterable]]) -> tuple[Tensor, Tensor, str]:

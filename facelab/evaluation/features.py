@@ -19,7 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from tqdm.auto import tqdm
 
 from facelab import device as machine
-from facelab.data.cache import atomic_write, digest
+from facelab.device import atomic_write, digest
 from facelab.evaluation.metrics import check_features
 from facelab.images import to_uint8
 from facelab.pretrained import load
