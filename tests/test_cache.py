@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from facelab.data import cache
-from facelab.data.cache import NoImages, atomic_write, cached_images
+from facelab.data.cache import NoImages, cached_images
+from facelab.device import atomic_write
 
 
 @pytest.fixture(autouse=True)
@@ -19,9 +20,9 @@ def folder(tmp_path, monkeypatch):
     return tmp_path / "prepared"
 
 
-def build(count=5, announced=None):
+def build(count=5, announced=5):
     rows = ((np.full((1, 2, 2), i, np.uint8), np.array([1, -1], np.int8)) for i in range(count))
-    return lambda: (announced or count, rows)
+    return lambda: (announced, rows)
 
 
 def test_a_file_is_written_completely_or_stays_as_it_was(tmp_path):
@@ -44,25 +45,23 @@ def test_images_are_built_once_and_read_by_memory_map(folder):
     assert images.flatten(1)[:, 0].tolist() == [0, 1, 2, 3, 4] and conds.tolist() == [[1, -1]] * 5
     again, _, same = cached_images("test-v1", (1, 2, 2), lambda: pytest.fail("built again"))
     assert torch.equal(again, images) and same == key and len(key) == 16
-    fewer, conds, _ = cached_images("test-v2", (1, 2, 2), build(3, announced=5))
+    fewer, conds, _ = cached_images("test-v2", (1, 2, 2), build(3))
     assert len(fewer) == len(conds) == 3, "fewer than announced, where some cannot be read"
     assert cached_images("test-v3", (1, 2, 2), build())[2] == key, "the key is the content's"
     again[0] = 9
     assert cached_images("test-v1", (1, 2, 2), build())[0][0, 0, 0, 0] == 0, "the file cannot be changed by accident"
 
-
-@pytest.mark.parametrize("damaged", [".npy", ".npz"])
-def test_a_damaged_cache_is_built_again(folder, damaged):
-    cached_images("test", (1, 2, 2), build())
-    file = folder / f"test{damaged}"
-    file.write_bytes(file.read_bytes()[: len(file.read_bytes()) // 2])
-    assert cached_images("test", (1, 2, 2), build())[0].shape == (5, 1, 2, 2)
+    for damaged in ("test-v1.npy", "test-v1.npz"):
+        (folder / damaged).write_bytes((folder / damaged).read_bytes()[:100])
+        images = cached_images("test-v1", (1, 2, 2), build())[0]
+        assert images.flatten(1)[:, 0].tolist() == [0, 1, 2, 3, 4], "built again"
 
 
-def test_no_image_an_interruption_and_a_full_disk_leave_nothing(folder, monkeypatch):
+def test_no_image_an_interruption_and_a_full_disk_leave_nothing(folder, monkeypatch, capsys):
     for count in (0, 3):
         with pytest.raises(NoImages):
-            cached_images("test", (1, 2, 2), build(0, announced=count))
+            cached_images("test", (1, 2, 2), lambda count=count: (count, ()))
+        assert ("preparing" in capsys.readouterr().err) == bool(count), "no progress bar of 0 images"
 
     def interrupted():
         yield from build(2)()[1]

@@ -116,9 +116,7 @@ def parquet(labels):
 
 
 LAYOUTS = {"kaggle": kaggle, "zips": zips, "64x64": small, "0 and 1": zero_one}
-LAYOUTS |= {
-    f"parquet {name}": parquet(labels) for name, labels in {"-1/1": lambda x: x, "bool": lambda x: x > 0}.items()
-}
+LAYOUTS |= {"parquet -1/1": parquet(lambda x: x), "parquet bool": parquet(lambda x: x > 0)}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -189,10 +187,7 @@ def test_images_are_prepared_once_for_exactly_these_files(folder, monkeypatch):
     first = celeba("valid")
     monkeypatch.setattr(module, "to_64", lambda content: pytest.fail("prepared again"))
     assert celeba("valid").key == first.key
-    assert {file: file.stat().st_mtime_ns for file in folder.rglob("*")} == files, (
-        "nothing is written into FACELAB_DATA"
-    )
-    monkeypatch.undo()
+    assert {file: file.stat().st_mtime_ns for file in folder.rglob("*")} == files, "FACELAB_DATA stays unchanged"
 
 
 def test_unreadable_images_are_left_out_and_named(folder):
@@ -244,26 +239,20 @@ def hub(made, tmp_path, monkeypatch):
         def do_GET(self):
             path = self.path.split("?")[0]
             content = files.get(path.partition("/resolve/main/")[2])
-            if "/tree/" in path or "/revision/" in path:
-                rows = [
-                    {"type": "file", "path": name, "size": len(one or b""), "oid": "0" * 40}
-                    for name, one in files.items()
-                ]
-                answer = {"id": "x", "sha": "a" * 40, "siblings": [{"rfilename": name} for name in files]}
-                content = json.dumps(rows if "/tree/" in path else answer).encode()
+            if "/resolve/" not in path:
+                rows = [{"type": "file", "path": name, "size": 1, "oid": "0" * 40} for name in files]
+                about = {"id": "x", "sha": "a" * 40, "siblings": [{"rfilename": name} for name in files]}
+                content = json.dumps(rows if "/tree/" in path else about).encode()
             self.server.requests.append((self.command, path))
             self.send_response(404 if content is None else 200)
-            self.send_header("Content-Length", str(len(content or b"")))
-            self.send_header("X-Repo-Commit", "a" * 40)
-            self.send_header("ETag", f'"{hash(content) & 0xFFFFFFFF:x}"')
+            size, tag = len(content or b""), f'"{hash(content) & 0xFFFFFFFF:x}"'
+            for header in (("Content-Length", str(size)), ("X-Repo-Commit", "a" * 40), ("ETag", tag)):
+                self.send_header(*header)
             self.end_headers()
             if self.command == "GET":
                 self.wfile.write(content or b"")
 
         do_HEAD = do_GET
-
-        def log_message(self, *args):
-            pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.requests, server.files = [], files
@@ -273,35 +262,26 @@ def hub(made, tmp_path, monkeypatch):
     server.server_close()
 
 
-def fetch(server, cache, *, times=1):
+def fetch(server, cache, size="20k", times=1):
     """celeba(download=True) in another process, which may go online: (its output, what it wrote to stderr)."""
-    code = f"from facelab.data.celeba import celeba\nfor _ in range({times}): print(celeba('valid', download=True))"
-    address = f"http://127.0.0.1:{server.server_port}"
-    environment = {
-        k: v for k, v in os.environ.items() if k not in ("FACELAB_OFFLINE", "PYTEST_CURRENT_TEST", "FACELAB_DATA")
-    }
-    environment |= {
-        "HF_ENDPOINT": address,
-        "FACELAB_CACHE": str(cache),
-        "HF_HOME": str(cache / "hf"),
-        "HF_HUB_OFFLINE": "0",
-    }
+    code = f"from facelab import celeba\nfor _ in range({times}): print(celeba('valid', download=True, size='{size}'))"
+    without = ("FACELAB_OFFLINE", "PYTEST_CURRENT_TEST", "FACELAB_DATA")
+    env = {name: value for name, value in os.environ.items() if name not in without}
+    env |= {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_OFFLINE": "0"}
+    env |= {"FACELAB_CACHE": str(cache), "HF_HOME": str(cache / "hf")}
     root = Path(module.__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, cwd=root, capture_output=True, text=True, timeout=300
-    )
+    done = subprocess.run([sys.executable, "-c", code], env=env, cwd=root, capture_output=True, text=True, timeout=300)
     return done.stdout, done.stderr
 
 
-def test_the_download_states_licence_and_size_first_and_is_made_once(hub, tmp_path):
-    out, err = fetch(hub, tmp_path / "cache", times=2)
+@pytest.mark.parametrize(("size", "amount"), [("20k", "176 MB"), ("full", "1.4 GB")])
+def test_the_download_states_licence_and_size_first_and_is_made_once(hub, tmp_path, size, amount):
+    out, err = fetch(hub, tmp_path / "cache", size, times=2)
     lines = out.splitlines()
-    assert "non-commercial research only" in lines[0] and "176 MB" in lines[0] and "minutes" in lines[0], err
+    assert "non-commercial research only" in lines[0] and amount in lines[0] and "minutes" in lines[0], err
     assert len(lines) == 3 and all("6 images of CelebA, valid (parquet files)" in line for line in lines[1:])
-    assert sorted(
-        path.rpartition("/")[2] for command, path in hub.requests if command == "GET" and "resolve" in path
-    ) == [name.rpartition("/")[2] for name in sorted(hub.files)]
-    assert (tmp_path / "cache/celeba-20k").is_dir()
+    fetched = [path.rpartition("/main/")[2] for command, path in hub.requests if command == "GET" and "resolve" in path]
+    assert sorted(fetched) == sorted(hub.files) and (tmp_path / f"cache/celeba-{size}").is_dir()
 
 
 def test_a_failed_download_says_what_was_tried_and_how_to_do_it_by_hand(hub, tmp_path):

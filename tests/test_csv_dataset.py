@@ -116,16 +116,13 @@ def test_what_is_wrong_is_named(folder, text, says):
         from_csv(table(folder, text), folder, side=8)
 
 
-def test_one_error_names_up_to_ten_wrong_rows(folder):
+def test_one_error_names_the_table_and_up_to_ten_wrong_rows(folder):
     text = GOOD.replace("-30", "left") + "".join(f"x{i}.png,1,1\n" for i in range(12))
     with pytest.raises(ValueError) as error:
         from_csv(table(folder, text), folder, side=8)
     message = str(error.value)
     assert message.startswith("table.csv: row 2: angle is 'left', which is not a number; row 6: x0.png is not in")
     assert message.count("row ") == 10 and message.endswith("; and 3 more.")
-
-
-def test_other_encodings_and_a_missing_table_are_named(folder):
     for path in (table(folder, GOOD + "3.png,1,é\n", "latin-1"), folder / "none.csv"):
         with pytest.raises(ValueError, match=f"{path.name} cannot be read as a CSV table in UTF-8"):
             from_csv(path, folder)

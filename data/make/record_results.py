@@ -20,12 +20,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from facelab.attributes import CELEBA, SYNTHETIC, Attributes
-from facelab.data.cache import atomic_write
 from facelab.data.celeba import celeba, celeba_conds, label_statistics
 from facelab.data.dataset import AttributeDataset
 from facelab.data.mnist import mnist
 from facelab.data.synthetic_faces import SPLIT_SIZES, default_faces, people
-from facelab.device import cache_dir, device, machine
+from facelab.device import atomic_write, cache_dir, device, machine
 from facelab.evaluation import attribute_accuracy as accuracy
 from facelab.evaluation import report
 from facelab.evaluation.features import extract_features, extractor, inception_file, save_features

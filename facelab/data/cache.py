@@ -3,8 +3,6 @@
 import contextlib
 import hashlib
 import shutil
-import zipfile
-from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -19,30 +17,31 @@ class NoImages(ValueError):
     """There is no image to prepare."""
 
 
-def cached_images(name: str, shape: tuple, build: Callable[[], tuple[int, Iterable]]) -> tuple[Tensor, Tensor, str]:
+def cached_images(name: str, shape: tuple, build) -> tuple[Tensor, Tensor, str]:
     """(images (N, *shape) uint8, memory-mapped; conds (N, K) int8; a key that identifies both), built on the first call.
 
-    `name` must identify the sources, every option and the version of the code that builds; `build` returns an upper bound of N
-    and an iterable of (pixels, cond).
+    `name` must identify the sources, every option and the version of the code that builds; `build()` returns an upper bound of
+    N and an iterable of (pixels, cond).
     """
     file = cache_dir() / "prepared" / f"{name}.npy"
-    with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    with contextlib.suppress(Exception):  # a file that is absent or damaged in any way is built again
         return _read(file)
     count, rows = build()
+    if not count:
+        raise NoImages(f"{name}: there are no images.")
     file.parent.mkdir(parents=True, exist_ok=True)
     if shutil.disk_usage(file.parent).free < 1.1 * count * np.prod(shape):  # a memory map cannot report a full disk
         raise OSError(f"{file.parent} has no room for {count:,} images: free some space or set FACELAB_CACHE.")
-    conds, content = [], hashlib.sha256()
+    conds = []
     with atomic_write(file) as temporary:
-        pixels = np.lib.format.open_memmap(temporary, "w+", np.uint8, (max(count, 1), *shape))
+        pixels = np.lib.format.open_memmap(temporary, "w+", np.uint8, (count, *shape))
         for image, cond in tqdm(rows, f"preparing {name.split('-')[0]}", count, unit=" images", leave=False):
             pixels[len(conds)] = image
-            content.update(np.ascontiguousarray(image))
             conds.append(cond)
         if not conds:
             raise NoImages(f"{name}: none of {count:,} images can be read.")
         pixels.flush()
-    conds = np.array(conds, np.int8)
+    conds, content = np.array(conds, np.int8), hashlib.sha256(pixels[: len(conds)])
     content.update(conds)
     with atomic_write(file.with_suffix(".npz")) as temporary:
         np.savez(temporary, conds=conds, key=np.array(content.hexdigest()[:16]))
@@ -50,7 +49,7 @@ def cached_images(name: str, shape: tuple, build: Callable[[], tuple[int, Iterab
 
 
 def _read(file: Path) -> tuple[Tensor, Tensor, str]:
-    with np.load(file.with_suffix(".npz"), allow_pickle=False) as arrays:
+    with np.load(file.with_suffix(".npz")) as arrays:
         conds, key = torch.from_numpy(arrays["conds"]), str(arrays["key"])
     # Mode "c" (copy on write): nothing reaches the file, and torch accepts the array as writable.
     return torch.from_numpy(np.load(file, mmap_mode="c")[: len(conds)]), conds, key

@@ -31,10 +31,12 @@ from facelab.device import cache_dir, check_online, data_dirs
 VERSION = 1  # of the prepared images: raise it when `to_64` changes
 SPLITS = ("train", "valid", "test")  # 0, 1, 2 in list_eval_partition
 IMAGE = re.compile(r"(?:^|[/\\])(\d{6})\.(?:jpg|png)$", re.IGNORECASE)
-# size: the hub's repository and revision, and what is announced before the download.
+LIST = re.compile(r"(list_attr_celeba|list_eval_partition)\.(txt|csv|zip|txt\.zip)$")
+ZIP = re.compile(r"(?!list|identity).*celeba.*\.zip$", re.IGNORECASE)
+# size: the hub's repository, and what is announced before the download.
 MIRRORS = {
-    "20k": ("tpremoli/CelebA-attrs-20k", "main", "25,000 images, 176 MB: 15 seconds at 100 Mbit/s, 3 minutes at 10"),
-    "full": ("tpremoli/CelebA-attrs", "main", "202,599 images, 1.4 GB: 2 minutes at 100 Mbit/s, 20 minutes at 10"),
+    "20k": ("tpremoli/CelebA-attrs-20k", "25,000 images, 176 MB: 15 seconds at 100 Mbit/s, 3 minutes at 10"),
+    "full": ("tpremoli/CelebA-attrs", "202,599 images, 1.4 GB: 2 minutes at 100 Mbit/s, 20 minutes at 10"),
 }
 BY_HAND = (
     "put img_align_celeba.zip, list_attr_celeba.txt and list_eval_partition.txt from "
@@ -43,12 +45,6 @@ BY_HAND = (
 # Pairs of attributes that cannot both be true of one face: where both are "yes", a label is wrong.
 PAIRS = "Bald Bangs, Bald Wavy_Hair, Straight_Hair Wavy_Hair, Black_Hair Blond_Hair, Blond_Hair Brown_Hair, "
 CONTRADICTIONS = tuple(tuple(p.split()) for p in (PAIRS + "Black_Hair Gray_Hair, Goatee No_Beard").split(", "))
-
-
-class _Files(NamedTuple):
-    lists: tuple[Path, ...]  # of attributes and of partitions; empty unless both are there
-    images: tuple[Path, ...]  # folders and zips
-    parquet: tuple[Path, ...]  # of one mirror
 
 
 def celeba(split: str = "train", download: bool = False, size: str = "20k") -> AttributeDataset:
@@ -62,7 +58,8 @@ def celeba(split: str = "train", download: bool = False, size: str = "20k") -> A
     if split not in (*SPLITS, "score") or size not in MIRRORS:
         raise ValueError(f"split is train, valid, test or score, and size 20k or full, got {split!r} and {size!r}.")
     dataset = _load(split)
-    if download and (dataset is None or (size == "full" and "parquet" in dataset.source)):
+    larger = size == "full" and not (cache_dir() / "celeba-full").is_dir()
+    if download and (dataset is None or ("parquet" in dataset.source and larger)):
         _download(size)
         dataset = _load(split)
     if dataset is None:
@@ -75,8 +72,8 @@ def celeba(split: str = "train", download: bool = False, size: str = "20k") -> A
 
 def celeba_available() -> str:
     """ "official files" or "parquet files", what FACELAB_DATA or the cache has of CelebA, else ""."""
-    files = _find()
-    return "official files" if files.images and files.lists else "parquet files" if files.parquet else ""
+    lists, images, shards = _find()
+    return "official files" if lists and images else "parquet files" if shards else ""
 
 
 def celeba_conds(split: str = "train") -> tuple[np.ndarray, Tensor]:
@@ -84,7 +81,7 @@ def celeba_conds(split: str = "train") -> tuple[np.ndarray, Tensor]:
 
     Where only a mirror is available: of its images, numbered from 0.
     """
-    lists = _find().lists
+    lists, _, _ = _find()
     if not lists or split not in SPLITS:
         conds = celeba(split).conds
         return np.arange(len(conds)), conds
@@ -94,44 +91,39 @@ def celeba_conds(split: str = "train") -> tuple[np.ndarray, Tensor]:
 
 
 def _load(split: str) -> AttributeDataset | None:
-    files = _find()
+    lists, images, shards = files = _find()
     state = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for kind in files for file in kind]
     state = hashlib.sha256(repr(state).encode()).hexdigest()[:16]
     for part in ("test", "valid") if split == "score" else (split,):
-        for kind, rows in (("official files", _official_rows), ("parquet files", _parquet_rows)):
+        official = functools.partial(_official_rows, part, lists, images)
+        for kind, build in (("official", official), ("parquet", functools.partial(_parquet_rows, part, shards))):
             with contextlib.suppress(NoImages):
-                name = f"celeba-v{VERSION}-{part}-{kind.split()[0]}-{state}"
-                images, conds, key = cached_images(name, (3, 64, 64), functools.partial(rows, files, part))
-                return AttributeDataset(
-                    images, conds, CELEBA, f"{len(images):,} images of CelebA, {part} ({kind})", "celeba", key
-                )
+                x, conds, key = cached_images(f"celeba-v{VERSION}-{part}-{kind}-{state}", (3, 64, 64), build)
+                source = f"{len(x):,} images of CelebA, {part} ({kind} files)"
+                return AttributeDataset(x, conds, CELEBA, source, "celeba", key)
     return None
 
 
-def _find() -> _Files:
-    """Searches three folders deep: Kaggle puts `img_align_celeba/img_align_celeba` beside its lists."""
-    lists, images, parquet, places = {}, {}, {}, [(place.resolve(), 0) for place in data_dirs()]
-    for place, depth in places:
-        with os.scandir(place) as entries:
-            entries = sorted(entries, key=lambda entry: entry.name)
-        places += [(Path(one.path), depth + 1) for one in entries if depth < 2 and one.name[0] != "." and one.is_dir()]
-        names = [entry.name for entry in entries if entry.is_file()]
-        if any(map(IMAGE.search, names)):
-            images[place] = True
-        for name in names:
-            file = place / name
-            if match := re.match(r"(list_attr_celeba|list_eval_partition)\.(txt|csv|zip|txt\.zip)$", name):
-                lists.setdefault(match[1], file)
-            elif re.match(r"(?!list|identity).*celeba.*\.zip$", name, re.IGNORECASE):
-                images[file] = True
-            elif re.match(r"(train|valid|test).*\.parquet$", name) and {*CELEBA} <= {
-                *_parquet(file).schema_arrow.names
-            }:
-                parquet.setdefault(place, {})[file] = file.stat().st_size
-    largest = max(parquet.values(), key=lambda sizes: sum(sizes.values()), default=())
-    return _Files(
-        tuple(lists[name] for name in sorted(lists)) if len(lists) == 2 else (), tuple(images), tuple(largest)
-    )
+def _find() -> tuple[list[Path], list[Path], list[Path]]:
+    """(the two lists, or none; folders and zips of images; the parquet files of the largest mirror).
+
+    Searches three folders deep: Kaggle puts `img_align_celeba/img_align_celeba` beside its lists.
+    """
+    lists, images, mirrors = {}, [], [[]]
+    places = [place.resolve() for place in data_dirs()]
+    for _ in range(2):
+        inner = [one for place in places for one in sorted(place.glob("[!.]*/"))]
+        places = list(dict.fromkeys(places + inner))
+    for place in places:
+        names = sorted(entry.name for entry in os.scandir(place) if entry.is_file())
+        for match in filter(None, map(LIST.match, names)):
+            lists.setdefault(match[1], place / match[0])
+        images += [place] if any(map(IMAGE.search, names)) else []
+        images += [place / name for name in names if ZIP.match(name)]
+        shards = [place / name for name in names if re.match(r"(train|valid|test).*\.parquet$", name)]
+        mirrors.append([file for file in shards if {*CELEBA} <= {*_parquet(file).schema_arrow.names}])
+    largest = max(mirrors, key=lambda shards: sum(file.stat().st_size for file in shards))
+    return [lists[name] for name in sorted(lists)] if len(lists) == 2 else [], images, largest
 
 
 @functools.lru_cache(maxsize=2)
@@ -149,10 +141,8 @@ def _lists(labels: Path, partition: Path) -> tuple[np.ndarray, np.ndarray, np.nd
 def _table(file: Path) -> tuple[list[str], np.ndarray]:
     """(the words of the header, the numbers (N, columns), in the first column the image's) of a list in any form."""
     try:
-        content = file.read_bytes()
-        if file.suffix == ".zip":
-            archive = zipfile.ZipFile(io.BytesIO(content))
-            content = archive.read(archive.namelist()[0])
+        archive = zipfile.ZipFile(file) if file.suffix == ".zip" else None
+        content = archive.read(archive.namelist()[0]) if archive else file.read_bytes()
         lines = content.decode("utf-8-sig").replace(",", " ").splitlines()
         start = next(i for i, line in enumerate(lines) if IMAGE.search(line.partition(" ")[0]))
         table = np.loadtxt(lines[start:], np.int32, converters={0: lambda name: int(name[:6])}, ndmin=2)
@@ -169,12 +159,12 @@ def to_signs(values: np.ndarray, file: Path) -> np.ndarray:
     return np.where(values > 0, 1, -1).astype(np.int8)
 
 
-def _official_rows(files: _Files, split: str):
+def _official_rows(split: str, lists: list[Path], images: list[Path]):
     """(count, rows) for `cached_images`, in the order of ids; the first folder or zip that has an image counts."""
-    if not (files.images and files.lists):
+    if not lists:
         return 0, ()
     index = {}
-    for place in files.images:
+    for place in images:
         try:
             archive = None if place.is_dir() else zipfile.ZipFile(place)
         except (OSError, zipfile.BadZipFile) as error:
@@ -182,22 +172,22 @@ def _official_rows(files: _Files, split: str):
         for name in archive.namelist() if archive else sorted(os.listdir(place)):
             if match := IMAGE.search(name):
                 index.setdefault(int(match[1]), (archive.read, name) if archive else (Path.read_bytes, place / name))
-    ids, parts, conds = _lists(*files.lists)
+    ids, parts, conds = _lists(*lists)
     rows = [i for i in np.flatnonzero(parts == SPLITS.index(split)) if ids[i] in index]
     return len(rows), _decoded((f"{ids[i]:06d}", functools.partial(*index[ids[i]]), conds[i]) for i in rows)
 
 
-def _parquet_rows(files: _Files, split: str):
-    shards = [file for file in files.parquet if file.name.startswith(split)]
+def _parquet_rows(split: str, files: list[Path]):
+    shards = {file.name: _parquet(file) for file in files if file.name.startswith(split)}
 
     def rows():
-        for shard in shards:
-            for batch in _parquet(shard).iter_batches(256, columns=["image", *CELEBA]):
-                conds = to_signs(np.stack([batch[name] for name in CELEBA], 1), shard)
+        for name, shard in shards.items():
+            for batch in shard.iter_batches(256, columns=["image", *CELEBA]):
+                conds = to_signs(np.stack([batch[name] for name in CELEBA], 1), name)
                 for image, cond in zip(batch["image"], conds, strict=True):
-                    yield shard.name, image["bytes"].as_py, cond
+                    yield name, image["bytes"].as_py, cond
 
-    return sum(_parquet(shard).metadata.num_rows for shard in shards), _decoded(rows())
+    return sum(shard.metadata.num_rows for shard in shards.values()), _decoded(rows())
 
 
 def _parquet(file: Path):
@@ -238,24 +228,23 @@ def to_64(content: bytes) -> np.ndarray:
 
 
 def _download(size: str) -> None:
-    """Into a hidden folder that is renamed when it is complete; an interrupted download continues there."""
+    """Into a folder that is renamed when it is complete; an interrupted download continues there."""
     from huggingface_hub import HfApi, hf_hub_download
 
-    repository, revision, amount = MIRRORS[size]
+    repository, amount = MIRRORS[size]
     check_online(f"CelebA ({repository})")
     print(
         f"CelebA is for non-commercial research only. From huggingface.co/datasets/{repository}: {amount}.", flush=True
     )
-    folder = cache_dir() / f"celeba-{size}"
-    options = {"repo_type": "dataset", "revision": revision}
+    folder, partial = (cache_dir() / f"{dot}celeba-{size}" for dot in ("", "."))
     try:
         import pyarrow.parquet  # noqa: F401 - fails before the download rather than after it
 
-        for name in HfApi().list_repo_files(repository, **options):
+        for name in HfApi().list_repo_files(repository, repo_type="dataset"):
             if name.endswith(".parquet"):
-                hf_hub_download(repository, name, local_dir=folder.with_name(f".{folder.name}"), **options)
+                hf_hub_download(repository, name, repo_type="dataset", local_dir=partial)
         shutil.rmtree(folder, ignore_errors=True)
-        os.replace(folder.with_name(f".{folder.name}"), folder)
+        os.replace(partial, folder)
     except Exception as error:
         raise OSError(f"CelebA could not be downloaded from the hub, {repository} ({error}): {BY_HAND}.") from error
 
@@ -271,9 +260,8 @@ class LabelStatistics(NamedTuple):
 
     def to_json(self) -> dict:
         """Rounded to four digits."""
-        return {
-            k: v.mul(1e4).round().div(1e4).tolist() if isinstance(v, Tensor) else v for k, v in self._asdict().items()
-        }
+        values = self._asdict().items()
+        return {name: v.round(decimals=4).tolist() if isinstance(v, Tensor) else v for name, v in values}
 
 
 def label_statistics(conds: Tensor, attributes: Attributes) -> LabelStatistics:

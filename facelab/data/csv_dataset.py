@@ -30,13 +30,8 @@ class Columns:
     @property
     def attributes(self) -> Attributes:
         """One name for a yes/no column; for a number `name` and `name'`, cosine and sine."""
-        names = {name: [name] if ends is None else [name, f"{name}'"] for name, ends in self.ranges.items()}
+        names = {name: [name, f"{name}'"] if ends else [name] for name, ends in self.ranges.items()}
         return Attributes([entry for entries in names.values() for entry in entries], names)
-
-    @property
-    def groups(self) -> list[int]:
-        """For each entry of a condition the index of its column."""
-        return [i for i, ends in enumerate(self.ranges.values()) for _ in range(1 if ends is None else 2)]
 
     def encode(self, **values) -> Tensor:
         """The condition (K,) of values in the table's units: `columns.encode(angle=30, held=True)`; others unspecified."""
@@ -49,7 +44,7 @@ class Columns:
         """(N, K) conditions of rows (N, columns) in the table's units; NaN is unspecified, 0 and -1 in yes/no columns are no."""
         if table.ndim != 2 or table.shape[1] != len(self.ranges):
             raise ValueError(f"rows must be (N, {len(self.ranges)}), one value a column, got {tuple(table.shape)}.")
-        parts = []
+        entries = []
         for (name, ends), values in zip(self.ranges.items(), table.double().T, strict=True):
             low, high = ends or (-1, 1)
             slack = max(abs(low), abs(high)) * 2**-23  # a range's end, rounded to float32
@@ -58,9 +53,8 @@ class Columns:
                 kind = f"a number from {low:g} to {high:g}" if ends else "yes (1, True) or no (0, -1, False)"
                 raise ValueError(f"{name} is {kind}, got {wrong[0]:g}.")
             angle = math.pi * ((values - low) / (high - low)).clamp(0, 1)
-            cond = [angle.cos(), angle.sin()] if ends else [torch.where(values == 0, -1.0, values)]
-            parts += [entry.nan_to_num(0.0) for entry in cond]
-        return torch.stack(parts, 1).float()
+            entries += [angle.cos(), angle.sin()] if ends else [torch.where(values == 0, -1.0, values)]
+        return torch.stack(entries, 1).nan_to_num(0.0).float()
 
 
 def from_csv(table, folder, side: int = 32, grey: bool = False) -> tuple[AttributeDataset, Columns]:
@@ -70,45 +64,41 @@ def from_csv(table, folder, side: int = 32, grey: bool = False) -> tuple[Attribu
     cell is unspecified. Fields are separated by commas, semicolons or tabs. Images are cropped to the central square and resized
     to `side` pixels. One error names every row that cannot be used; the header is row 1.
     """
-    table, folder = Path(table), Path(folder)
+    table = Path(table)
     names, rows = _read_table(table)
     images, values, errors, seen = [], [], [], {}
-    for number, row in rows:
+    for number, (file, *cells) in rows:
         try:
-            if None in row or None in row.values():
-                raise ValueError(f"must have {len(names)} fields")
-            file = row[names[0]].strip()
+            if len(cells) != len(names):
+                raise ValueError(f"must have {len(names) + 1} fields")
             if seen.setdefault(file, number) != number:
                 raise ValueError(f"{file} is in row {seen[file]} already")
-            values.append([_number(name, row[name].strip()) for name in names[1:]])
-            images.append(_image(folder, file, side, grey))
+            values.append(list(map(_number, names, cells)))
+            images.append(_image(Path(folder), file, side, grey))
         except ValueError as error:
             errors.append(f"row {number}: {error}")
     if errors:
         more = f"; and {len(errors) - 10} more" if errors[10:] else ""
         raise ValueError(f"{table.name}: {'; '.join(errors[:10])}{more}.")
     numbers = torch.tensor(values, dtype=torch.float64)
-    columns = Columns({name: _range(name, column) for name, column in zip(names[1:], numbers.T, strict=True)})
-    source = f"{len(images):,} images of {table.name}: {', '.join(columns.ranges)}"
-    conds = columns.encode_many(numbers)
-    return AttributeDataset(
-        torch.cat(images), conds, columns.attributes, source, "csv", columns=columns.groups
-    ), columns
+    columns = Columns({name: _range(name, column) for name, column in zip(names, numbers.T, strict=True)})
+    groups = [i for i, ends in enumerate(columns.ranges.values()) for _ in ends or (None,)]
+    source = f"{len(images):,} images of {table.name}: {', '.join(names)}"
+    images, conds = torch.cat(images), columns.encode_many(numbers)
+    return AttributeDataset(images, conds, columns.attributes, source, "csv", columns=groups), columns
 
 
-def _read_table(file: Path) -> tuple[list[str], list[tuple[int, dict]]]:
-    """The names of the columns, and each row with its number."""
+def _read_table(file: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The names of the columns after the first, and for each row its number and its cells."""
     try:
         lines = file.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{file.name} cannot be read as a CSV table in UTF-8 ({error}).") from None
-    separator = max(",;\t", key=lines[0].count) if lines else ","
-    reader = csv.DictReader(lines, delimiter=separator, skipinitialspace=True)
-    names = reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
-    rows = [(reader.line_num, row) for row in reader]
+    reader = csv.reader(lines, delimiter=max(",;\t", key="".join(lines[:1]).count), skipinitialspace=True)
+    (_, names), *rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if row] or [(1, [])]
     if len(names) < 2 or not all(names) or len({*names}) < len(names) or not rows:
         raise ValueError(f"{file.name} needs a header of different names (file, ...) and a row for each image.")
-    return names, rows
+    return names[1:], rows
 
 
 def _number(name: str, cell: str) -> float:

@@ -12,17 +12,17 @@ from facelab.attributes import Attributes
 
 
 class AttributeDataset(Dataset):
-    """Images and their conditions, indexed one by one or by whole batches; of memory-mapped images only the batch is read.
+    """Images (N, C, H, W) uint8 and conditions (N, K) in [-1, 1], indexed one by one or by whole batches.
+
+    Of memory-mapped images only the batch is read. Conditions that are whole numbers are stored as int8.
 
     Args:
-        images: (N, C, H, W) uint8.
-        conds: (N, K) in [-1, 1]; stored as int8 where all values are whole numbers.
         attributes: the K names.
         source: one line for people: which data these are, and why these.
         name: one word for programs: "mnist", "mnist-5000", "celeba", "synthetic" or "csv".
         key: identifies exactly these images and conditions, where that is known already.
-        columns: (K,) ints, the value to which each entry of the condition belongs: a number takes two entries (cosine and
-            sine, see `csv_dataset`). Without it each entry is a value of its own.
+        columns: (K,) ints, the column to which each entry of a condition belongs: a number has two, cosine and sine (see
+            `csv_dataset`). By default each entry is a column of its own.
     """
 
     def __init__(
@@ -34,7 +34,9 @@ class AttributeDataset(Dataset):
             raise ValueError(f"conds must be ({len(images)}, {len(attributes)}), got {tuple(conds.shape)}.")
         self.conds = conds if (conds != conds.round()).any() else conds.to(torch.int8)
         self.attributes, self.source, self.name = attributes, source, name
-        self.column_groups = torch.tensor(range(len(attributes)) if columns is None else columns)
+        self.column_groups = torch.arange(len(attributes)) if columns is None else torch.tensor(columns)
+        self.continuous = self.column_groups.bincount()[self.column_groups] > 1  # (K,): a number, not yes or no
+        self.shape = tuple(images.shape[1:])
         self._all_images, self._rows, self._known_key = images, None, key
 
     def __len__(self) -> int:
@@ -46,22 +48,12 @@ class AttributeDataset(Dataset):
         return images.float() / 127.5 - 1, self.conds[i].float()
 
     def __repr__(self) -> str:
-        return f"AttributeDataset({len(self):,} of {tuple(self.shape)}: {self.source})"
+        return f"AttributeDataset({len(self):,} of {self.shape}: {self.source})"
 
     @property
     def images(self) -> Tensor:
         """(N, C, H, W) uint8; a subset of memory-mapped images is read into memory as a whole."""
         return self._all_images if self._rows is None else self._all_images[self._rows]
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W)"""
-        return tuple(self._all_images.shape[1:])
-
-    @property
-    def continuous(self) -> Tensor:
-        """(K,) True for the entries of a number, which takes several: they have no "yes" and "no"."""
-        return self.column_groups.bincount()[self.column_groups] > 1
 
     @property
     def frequencies(self) -> tuple[float, ...]:
@@ -75,18 +67,16 @@ class AttributeDataset(Dataset):
         yes, no = self.conds > 0, self.conds < 0
         rarer = torch.where(yes.sum(0) <= no.sum(0), yes, no)
         both = yes.any(0) & no.any(0) & ~self.continuous
-        return [column.nonzero()[:, 0] for column, used in zip(rarer.T, both, strict=True) if used]
+        return [column.nonzero()[:, 0] for column in rarer.T[both]]
 
     @functools.cached_property
     def key(self) -> str:
         """Identifies exactly these images and conditions: 16 hexadecimal digits of a sha256."""
-        if self._known_key:
-            subset = None if self._rows is None else self._known_key.encode() + self._rows.numpy().tobytes()
-            return self._known_key if subset is None else hashlib.sha256(subset).hexdigest()[:16]
-        content = hashlib.sha256(repr((self.images.shape, self.attributes.names)).encode())
-        content.update(self.images.contiguous().numpy())
-        content.update(self.conds.contiguous().numpy())
-        return content.hexdigest()[:16]
+        if self._known_key and self._rows is None:
+            return self._known_key
+        parts = [repr((self.images.shape, self.attributes.names)).encode(), self.images.numpy(), self.conds.numpy()]
+        parts = [self._known_key.encode(), self._rows.numpy()] if self._known_key else parts
+        return hashlib.sha256(b"".join(map(bytes, parts))).hexdigest()[:16]
 
     def subset(self, indices) -> "AttributeDataset":
         """The images at `indices` (slice, list, or tensor of indices or of N booleans), in that order; nothing is copied."""
@@ -102,11 +92,9 @@ class AttributeDataset(Dataset):
         """The images with these attributes: `digits.filter(**{"7": True})`."""
         cond = self.attributes.encode(**values)
         if (self.continuous & (cond != 0)).any():
-            raise ValueError(
-                "filter takes yes/no attributes; to select by a number, use subset with a mask of your own."
-            )
+            raise ValueError("filter takes yes/no attributes; a number is selected by subset, with a mask of your own.")
         return self.subset(((self.conds == cond) | (cond == 0)).all(1))
 
     def classes(self) -> Tensor:
         """(N,) the index of the one attribute that holds, where attributes exclude each other, as digits do."""
-        return self.conds.argmax(1).long()
+        return self.conds.argmax(1)

@@ -69,7 +69,7 @@ def render(shown: dict[str, float], u: dict[str, float]) -> np.ndarray:
     _hat(face)
     face.paint(_glasses, _earrings)
     warm = np.float32([1.03, 1.0, 0.96] if u["warmth"] < 0.6 else [0.97, 1.0, 1.04])
-    light = 1 - np.float32(0.07) * (face.light[0] * _ACROSS + face.light[1] * _DOWN) - _VIGNETTE
+    light = 1 - 0.07 * (face.light[0] * _ACROSS + face.light[1] * _DOWN) - _VIGNETTE
     return np.clip(face.canvas * light * _field(warm) + 0.5, 0, 255).astype(np.uint8)
 
 
@@ -78,23 +78,16 @@ def _spline(count: int, steps: int = 4) -> np.ndarray:
     """(count * steps, count): times `count` control points, a closed smooth curve through them (Catmull-Rom)."""
     t = np.arange(steps) / steps
     weights = np.stack([-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, t**3 - t**2], 1) / 2
-    basis = np.zeros((count, steps, count))
-    for i in range(count):
-        for j in range(4):
-            basis[i, :, (i + j - 1) % count] += weights[:, j]
-    return basis.reshape(-1, count)
+    corners = np.eye(count)[(np.arange(count)[:, None] + np.arange(-1, 3)) % count]
+    return (weights @ corners).reshape(-1, count)
 
 
-def _arcs(steps: int) -> np.ndarray:
-    """Times (a, top, b, bottom): the outline from a to b along an arc through `top`, and back through `bottom`."""
-    t = np.linspace(0, 1, steps)[:, None]
-    # Through the middle: a quadratic Bezier's control point is twice the middle less the mean of the ends.
-    a, middle, b, zero = (1 - t) ** 2 - t * (1 - t), 4 * t * (1 - t), t**2 - t * (1 - t), 0 * t
-    return np.vstack([np.hstack([a, middle, b, zero]), np.hstack([b, zero, a, middle])[1:-1]])
-
-
-_LEAF = _arcs(6)
 _ROUND = np.round([(math.cos(i * math.pi / 7), math.sin(i * math.pi / 7)) for i in range(14)], 6)
+# Times (a, top, b, bottom): the outline from a to b along an arc through `top`, and back through `bottom`. An arc through its
+# middle: a quadratic Bezier's control point is twice the middle less the mean of the ends.
+_T = np.linspace(0, 1, 6)[:, None]
+_ARC = np.hstack([(1 - _T) ** 2 - _T * (1 - _T), 4 * _T * (1 - _T), _T**2 - _T * (1 - _T), 0 * _T])
+_LEAF = np.vstack([_ARC, _ARC[1:-1, [2, 3, 0, 1]]])
 
 
 def _loop(*points) -> np.ndarray:
@@ -109,6 +102,11 @@ def _symmetric(*points) -> np.ndarray:
 
 def _disc(x, y, r, r_y=None) -> np.ndarray:
     return _ROUND * (r, r_y or r) + (x, y)
+
+
+def _leaf(a, top, b, bottom) -> np.ndarray:
+    """The shape between two arcs from a to b, one through `top`, one through `bottom`: lips, lids, brows, wrinkles."""
+    return _LEAF @ np.array([a, top, b, bottom], float)
 
 
 def _ring(loop: np.ndarray, centre, width: float) -> np.ndarray:
@@ -165,9 +163,8 @@ class _Mask(NamedTuple):
     def blur(self, radius: float) -> np.ndarray:
         return np.asarray(self.image.filter(ImageFilter.GaussianBlur(radius))) * np.float32(1 / 255)
 
-    def cast(self, radius: float, soft=None) -> np.ndarray:
-        """The shadow two pixels below the shape, where it does not cover; `soft` is its blur, where that is known."""
-        soft = self.blur(radius) if soft is None else soft
+    def cast(self, soft: np.ndarray) -> np.ndarray:
+        """The shadow two pixels below the shape, where it does not cover; `soft` is its blur."""
         fallen = np.zeros_like(soft)
         fallen[2:] = soft[:-2]
         return fallen * (1 - self.cover)
@@ -180,39 +177,24 @@ class _Sketch:
     """
 
     def __init__(self, *loops, inks=(255, 255), front=0.0):
-        self.shapes = [("loop", loop, ink, front, 0) for loop, ink in zip(loops, inks, strict=False)]
+        self.shapes = [(loop, ink, front, 0) for loop, ink in zip(loops, inks, strict=False)]
 
     def add(self, points, colour, front=1.0, width=0.0):
         """A filled shape, or with a width (pixels) a line through the points."""
-        self.shapes.append(("loop", np.asarray(points, float), colour, front, width))
+        self.shapes.append((np.asarray(points, float), colour, front, width))
 
     def pair(self, points, colour, front=1.0):
         """A filled shape on the right half of the image and its mirror image."""
         for s in (1, -1):
             self.add(points * np.array((s, 1)), colour, front)
 
-    def leaf(self, a, top, b, bottom, colour, front=1.0):
-        """Between two arcs from a to b, one through `top`, one through `bottom`: lips, lids, brows, wrinkles."""
-        self.shapes.append(("leaf", (a, top, b, bottom), colour, front, 0))
-
-    def leaves(self, a, top, b, bottom, colour, front=1.0):
-        """A leaf on the right half of the image and its mirror image."""
-        for s in (1, -1):
-            self.leaf(*((s * x, y) for x, y in (a, top, b, bottom)), colour, front)
-
-    def disc(self, x, y, r, colour, front=1.0):
-        self.shapes.append(("disc", (x, y, r, r), colour, front, 0))
-
     def place(self, x, y, size, turn=0.0, tilt=0.0) -> "_Sketch":
         """Turns, tilts and scales the shapes and moves them to where they are in the image."""
-        leaves, discs = (np.array([p for kind, p, *_ in self.shapes if kind == one], float) for one in ("leaf", "disc"))
-        leaves, discs = _LEAF @ leaves.reshape(-1, 4, 2), discs.reshape(-1, 1, 4)
-        curved = {"leaf": iter(leaves), "disc": iter(_ROUND * discs[..., 2:] + discs[..., :2])}
-        loops = [points if kind == "loop" else next(curved[kind]) for kind, points, *_ in self.shapes]
+        loops = [loop for loop, *_ in self.shapes]
         self.counts, placed = [len(loop) for loop in loops], np.concatenate(loops)
         if turn:
             deep = np.sqrt(np.maximum(1 - (placed[:, 0] / 17) ** 2 - ((placed[:, 1] - 2) / 34) ** 2, 0.04))
-            front = np.repeat([front for *_, front, _ in self.shapes], self.counts)
+            front = np.repeat([front for _, _, front, _ in self.shapes], self.counts)
             placed[:, 0] += front * turn * (13 * deep - 0.5 * turn * placed[:, 0])
         c, s = 1 - tilt * tilt / 2, tilt  # a small angle's cosine and sine, by arithmetic alone
         scale, origin = np.array([[c, s], [-s, c]]) * (size * SCALE), (x * SCALE, (y + 20 * size) * SCALE)
@@ -229,7 +211,7 @@ class _Sketch:
         """The image, `SCALE` times too large, with the placed shapes on it, reduced; `corner` is its upper left pixel."""
         canvas, start = ImageDraw.Draw(image, mode), 0
         flat = (self.placed - (corner[0] * SCALE + 0.5, corner[1] * SCALE + 0.5)).ravel().tolist()
-        for count, (_, _, colour, _, width) in zip(self.counts, self.shapes, strict=True):
+        for count, (_, colour, _, width) in zip(self.counts, self.shapes, strict=True):
             points, start = flat[start : start + 2 * count], start + 2 * count
             if width:
                 canvas.line(points, colour, round(width * SCALE))
@@ -259,7 +241,7 @@ class _Face:
     def __init__(self, shown: dict[str, float], u: dict[str, float]):
         self.a, self.u, a = shown, u, shown
         self.yes = yes = {name: value > 0.5 for name, value in shown.items()}
-        self.light = np.float32(u["light_x"] * 2 - 1), np.float32(0.5 + 0.5 * u["light_y"])
+        self.light = u["light_x"] * 2 - 1, 0.5 + 0.5 * u["light_y"]
         size, x, y = 1.03 + 0.1 * (u["size"] - 0.5), 32 + 3 * (u["x"] - 0.5), 29.8 + 2 * (u["y"] - 0.5)
         self.turn = 0.44 * (u["turn"] - 0.5)
         self.pose, self.body_pose = (x, y, size, self.turn, 0.2 * (u["tilt"] - 0.5)), (x, y - 1.2, size)
@@ -275,29 +257,29 @@ class _Face:
         self.skin = skin = _mix(skin, PALE, a["Pale_Skin"])
         fair = min(max((float(skin.mean()) - 90) / 130, 0), 1)
         self.dark = skin * _mix(np.float32([0.68, 0.58, 0.56]), np.float32([0.85, 0.72, 0.69]), fair)
-        self.line = self.dark * np.float32(0.72)
+        self.line = self.dark * 0.72
         self.bright = _mix(skin, np.float32([255, 240, 220]), 0.36)
         self.rose = _mix(skin * np.float32([0.92, 0.62, 0.60]), np.float32([200, 80, 80]), 0.22)
         self._hair_colours()
         bright, deep = _pick(GROUNDS, u["ground"])
-        share = 0.5 + 0.35 * _DOWN + np.float32(0.7 * u["ground_way"] - 0.35) * _ACROSS
-        spot = (_X - np.float32(64 * u["ground_glow"])) ** 2 + (_Y - np.float32(14 + 20 * u["ground_size"])) ** 2
+        share = 0.5 + 0.35 * _DOWN + (0.7 * u["ground_way"] - 0.35) * _ACROSS
+        spot = (_X - 64 * u["ground_glow"]) ** 2 + (_Y - (14 + 20 * u["ground_size"])) ** 2
         share = np.clip(share - 0.55 * np.maximum(1 - spot / 900, 0) ** 2, 0, 1)
         self.canvas = _field(bright) + share * _field(deep - bright)
 
     def _hair_colours(self):
         u, skin = self.u, self.skin
         named = [name for name in HAIR if self.yes[name]]
-        hair = HAIR[named[0]] * np.float32(0.93 + 0.14 * u["shade"]) if named else _pick(OTHER_HAIR, u["other_hair"])
+        hair = HAIR[named[0]] * (0.93 + 0.14 * u["shade"]) if named else _pick(OTHER_HAIR, u["other_hair"])
         self.hair, self.hair_dark, self.hair_bright = np.minimum(hair, 255)
         # A beard and brows too close to the skin's lightness become darker or lighter, whichever contrasts more.
         self.beard = _mix(self.hair, self.hair_dark, 0.35)
         if abs(float((self.beard - skin).mean())) < 36:
             shades = self.hair_dark, _mix(self.hair, self.hair_bright, 0.7)
             self.beard = max(shades, key=lambda shade: abs(float((shade - skin).mean())))
-        self.brow = self.hair if self.yes["Black_Hair"] else self.hair * np.float32(0.62)
+        self.brow = self.hair if self.yes["Black_Hair"] else self.hair * 0.62
         if abs(float((self.brow - skin).mean())) < 36:
-            self.brow = self.brow * np.float32(0.45) if skin.mean() > 95 else _mix(self.brow, self.hair_bright, 0.8)
+            self.brow = self.brow * 0.45 if skin.mean() > 95 else _mix(self.brow, self.hair_bright, 0.8)
 
     def mask(self, *loops, inks=(255, 255), front=0.0, body=False) -> _Mask:
         """The coverage by loops of ink 255, with holes of ink 0, on the head or the body."""
@@ -311,24 +293,23 @@ class _Face:
         if sketch.shapes:
             sketch.place(*(self.body_pose if body else self.pose)).over(self.canvas)
 
-    def spots(self, spots, strengths) -> np.ndarray:
-        """(M, 64, 64): sums of soft spots (x, y, r_x, r_y) that end at their radii; strengths (M, spots)."""
+    def spots(self, spots) -> np.ndarray:
+        """(M, 64, 64): sums of soft spots that end at their radii, each of x, y, r_x, r_y and M strengths."""
         spots = np.array(spots, float)
         centres = _Sketch(spots[:, :2], front=1.0).place(*self.pose).placed
-        at = (_LINE - (centres / SCALE)[..., None]) / spots[:, 2:, None]
+        at = (_LINE - (centres / SCALE)[..., None]) / spots[:, 2:4, None]
         bump = np.maximum(1 - at * at, 0) ** 2
-        return (bump[:, 1].T @ (np.array(strengths, float)[..., None] * bump[:, 0])).astype(np.float32)
+        return (bump[:, 1].T @ (spots[:, 4:].T[..., None] * bump[:, 0])).astype(np.float32)
 
     def blend(self, at, cover, colour):
         part = self.canvas[at]
         part += cover * (_field(colour) - part)
 
-    def shade(self, mask: _Mask, colours, radius=3.0, deep=0.0, lit=0.0, soft=None):
+    def shade(self, mask: _Mask, soft: np.ndarray, colours, deep=0.0, lit=0.0):
         """Blends in a rounded body of (colour, shadow, highlight): dark at its edges and away from the light.
 
-        `deep` and `lit` are further shadow and highlight, fields over the mask; `soft` is its blur, where that is known.
+        `soft` is the mask's blur; `deep` and `lit` are further shadow and highlight, fields over the mask.
         """
-        soft = mask.blur(radius) if soft is None else soft
         relief = np.zeros_like(soft)
         relief[:, 2:-2] = self.light[0] * (soft[:, 4:] - soft[:, :-4])
         relief[2:-2] += self.light[1] * (soft[4:] - soft[:-4])
@@ -346,15 +327,16 @@ def _clothes(f: _Face):
     shoulder = 21.5 + 4.5 * f.a["Male"] + 2 * f.a["Chubby"]
     slope = [(n + 1, 23.5), (n + 6, 26.6), (shoulder - 5, 29), (shoulder, 33), (shoulder + 3, 46)]
     f.cloth = cloth = _mix(_pick(CLOTHS, u["cloth"]), np.float32([128, 120, 115]), 0.15 * u["cloth_shade"])
-    colours = cloth, cloth * np.float32(0.62), _mix(cloth, np.float32([255, 245, 230]), 0.4)
-    f.shade(f.mask(_symmetric((0, 23), *slope, (0, 50)), body=True), colours)
+    colours = cloth, cloth * 0.62, _mix(cloth, np.float32([255, 245, 230]), 0.4)
+    trunk = f.mask(_symmetric((0, 23), *slope, (0, 50)), body=True)
+    f.shade(trunk, trunk.blur(3), colours)
     cut = "shirt" if f.yes["Wearing_Necktie"] else _pick(("round", "deep", "vee", "shirt"), u["cut"])
     low, flat = {"round": (28.2, 0.8), "deep": (32, 0.85), "vee": (34, 0.35), "shirt": (30, 0.3)}[cut]
     right = [(n, 8), (n, 22), (n + 1.8, 25), (n * flat + 0.8, (25 + low) / 2 + 1)]
     skin = f.mask(np.array([*right, (0, low), *((-x, y) for x, y in right[::-1])], float), body=True)
-    shade = f.spots([(0, f.chin - 1.5, 1.6 * n + 6, 10)], [[0.9]])[0][skin.at]
+    shade = f.spots([(0, f.chin - 1.5, 1.6 * n + 6, 10, 0.9)])[0][skin.at]
     colour = _field(_mix(f.skin, f.dark, 0.3))
-    f.blend(skin.at, skin.cover, colour + shade * (_field(f.dark * np.float32(0.8)) - colour))
+    f.blend(skin.at, skin.cover, colour + shade * (_field(f.dark * 0.8) - colour))
     f.paint(*[_shirt] * (cut == "shirt"), _necklace, body=True)
 
 
@@ -363,10 +345,9 @@ def _shirt(f: _Face, sketch: _Sketch):
     white = _pick(SHIRTS, u["shirt"]) if tie or u["shirt"] < 0.7 else _mix(f.cloth, np.float32([255] * 3), 0.3)
     if tie:
         sketch.add([(-n, 24), (n, 24), (8.5, 46), (-8.5, 46)], _ink(white))
-    for s in (-1, 1):
-        flap = np.array([(s * n, 22.6), (s * (n + 2.4), 25.6), (s * (0.5 * n + 1.6), 31.4), (s * 0.8, 27.4)])
-        sketch.add(flap * (1, 1.02), _ink(white * np.float32(0.72)))
-        sketch.add(flap, _ink(white))
+    flap = np.array([(n, 22.6), (n + 2.4, 25.6), (0.5 * n + 1.6, 31.4), (0.8, 27.4)])
+    sketch.pair(flap * (1, 1.02), _ink(white * 0.72))
+    sketch.pair(flap, _ink(white))
     if tie:
         hue, pale = _pick(TIES, u["tie"]), np.float32([255, 244, 222])
         sketch.add([(-2.2, 28.5), (2.2, 28.5), (5.2, 46), (-5.2, 46)], _ink(hue))
@@ -385,57 +366,57 @@ def _necklace(f: _Face, sketch: _Sketch):
         pearl = _ink(_mix(metal, np.float32([255, 250, 242]), 0.5))
         for down, r, colour in ((0.3, 1.2, dark), (0, 0.95, pearl)):
             for x, y in arc.tolist():
-                sketch.disc(x, y + down, r, colour)
+                sketch.add(_disc(x, y + down, r), colour)
     else:
         sketch.add(arc * (1, 1.02), dark, 1, 1.3)
         sketch.add(arc, _ink(metal), 1, 0.9)
-        sketch.disc(0, 32.0, 2.0, dark)
-        sketch.disc(0, 31.8, 1.55, _ink(metal))
-        sketch.disc(-0.4, 31.3, 0.5, (255, 255, 255, 255))
+        sketch.add(_disc(0, 32.0, 2.0), dark)
+        sketch.add(_disc(0, 31.8, 1.55), _ink(metal))
+        sketch.add(_disc(-0.4, 31.3, 0.5), (255, 255, 255, 255))
 
 
 def _head(f: _Face):
     a, w, j, dark = f.a, f.wide, f.jaw, f.dark
     if a["Chubby"] > 0:
         chin = f.mask(_disc(0, f.chin - 2.2, j * 0.92, 5.2), front=0.3)
-        chin = chin._replace(cover=chin.cover * np.float32(a["Chubby"]))
-        f.shade(chin, (_mix(f.skin, dark, 0.2), dark, f.skin), 2)
+        chin = chin._replace(cover=chin.cover * a["Chubby"])
+        f.shade(chin, chin.blur(2), (_mix(f.skin, dark, 0.2), dark, f.skin))
     ears = f.mask(*(_disc(s * (w + 0.3), 2.2, 2.3, 3.7) for s in (-1, 1)))
     f.blend(ears.at, ears.cover, _mix(_mix(f.skin, f.rose, 0.35), dark, 0.25))
     top = [(0, -18.4), (7.2, -17.0), (11.6, -12.6), (w - 0.1, -5)]
     low = [(j + 1.0, 13), (j - 1.6, f.chin - 4), (2.9 + 2.3 * a["Male"] + 1.5 * a["Chubby"], f.chin - 0.6)]
     mask = f.mask(_symmetric(*top, (w, 1.5), (w - 0.6, 7), *low, (0, f.chin)), front=0.22)
     f.head = mask.full
-    # Soft spots: highlights on forehead, nose, chin and cheeks, shadow around the eyes, and the cheeks' colour.
-    spots = [(0, -9, 9, 6), (0.3, 3, 2.6, 8), (0, f.chin - 2.2, 4.6, 2.8)]
-    strengths = [(0, 0.35, 0, 0), (0, 0.5, 0, 0), (0, 0.3, 0, 0)]  # shadow, highlight, blush, rosy
+    # Highlights on forehead, nose, chin and cheeks, shadow around the eyes, and the cheeks' colour. The last four numbers of a
+    # spot are the strengths of shadow, highlight, blush and rosy cheeks.
+    spots = [(0, -9, 9, 6, 0, 0.35, 0, 0), (0.3, 3, 2.6, 8, 0, 0.5, 0, 0), (0, f.chin - 2.2, 4.6, 2.8, 0, 0.3, 0, 0)]
     for s in (-1, 1):
-        spots += [(s * 6.5, -1.0, 6.2, 5.0), (s * 7.6, 5.0 - a["Smiling"], 4.0, 3.0)]
-        spots += [(s * 8.3, 6.8, 6.0, 5.0), (s * 8.6, 6.6, 6.4, 5.4)]
-        strengths += [(0.42, 0, 0, 0), (0, 0.26 + 0.25 * a["Smiling"], 0, 0), (0, 0, 0.3, 0), (0, 0, 0, 0.75)]
-    deep, lit, blush, rosy = f.spots(spots, np.transpose(strengths))[mask.at]
-    f.shade(mask, (f.skin, dark, f.bright), 3.2, deep, lit)
+        cheek = (s * 7.6, 5.0 - a["Smiling"], 4.0, 3.0, 0, 0.26 + 0.25 * a["Smiling"], 0, 0)
+        spots += [(s * 6.5, -1.0, 6.2, 5.0, 0.42, 0, 0, 0), cheek, (s * 8.3, 6.8, 6.0, 5.0, 0, 0, 0.3, 0)]
+        spots.append((s * 8.6, 6.6, 6.4, 5.4, 0, 0, 0, 0.75))
+    deep, lit, blush, rosy = f.spots(spots)[mask.at]
+    f.shade(mask, mask.blur(3.2), (f.skin, dark, f.bright), deep, lit)
     f.blend(mask.at, mask.cover * blush, f.rose)
     if a["Rosy_Cheeks"] > 0:
-        f.blend(mask.at, mask.cover * rosy * np.float32(a["Rosy_Cheeks"]), np.float32([226, 62, 84]))
+        f.blend(mask.at, mask.cover * rosy * a["Rosy_Cheeks"], np.float32([226, 62, 84]))
 
 
 def _creases(f: _Face, sketch: _Sketch):
     old, fold, w = 1 - f.a["Young"], 0.7 * f.a["Smiling"], f.wide
     line, soft = _ink(f.line, 0.85 * old), _ink(f.dark, 0.7 * old)
-    sketch.leaves((w + 0.4, 0), (w + 1.6, 1), (w + 0.6, 4.4), (w + 0.2, 2), _ink(f.dark), 0)  # in the ears
+    sketch.pair(_leaf((w + 0.4, 0), (w + 1.6, 1), (w + 0.6, 4.4), (w + 0.2, 2)), _ink(f.dark), 0)  # in the ears
     if old:
-        sketch.leaves((3.8, 2.2), (6.6, 3.0), (10.0, 1.8), (6.8, 4.9), soft)
-        sketch.leaves((3.9, 3.1), (6.8, 4.5), (9.8, 2.8), (6.8, 5.1), line)
+        sketch.pair(_leaf((3.8, 2.2), (6.6, 3.0), (10.0, 1.8), (6.8, 4.9)), soft)
+        sketch.pair(_leaf((3.9, 3.1), (6.8, 4.5), (9.8, 2.8), (6.8, 5.1)), line)
         for y in (-1.4, 0.2, 1.8):
-            sketch.leaves((10.8, y * 0.6), (12, y * 0.9 - 0.2), (13, y * 1.3), (12, y * 0.9 + 0.4), line)
+            sketch.pair(_leaf((10.8, y * 0.6), (12, y * 0.9 - 0.2), (13, y * 1.3), (12, y * 0.9 + 0.4)), line)
         for y in (-8.2, -10.0, -11.8):
-            sketch.leaves((0, y), (3.5, y - 0.55), (6.8, y + 0.3), (3.5, y + 0.15), line)
-        sketch.leaves((3.9, 7.6), (6.6, 9.4), (7.2, 14.0), (5.4, 10.2), line)
-        sketch.leaves((9.8, 7.6), (9.7, 10.0), (8.6, 13.2), (8.7, 10.0), soft)
-        sketch.leaves((6.2, 6.4), (9.0, 7.4), (11.6, 5.4), (9.0, 8.1), soft)
+            sketch.pair(_leaf((0, y), (3.5, y - 0.55), (6.8, y + 0.3), (3.5, y + 0.15)), line)
+        sketch.pair(_leaf((3.9, 7.6), (6.6, 9.4), (7.2, 14.0), (5.4, 10.2)), line)
+        sketch.pair(_leaf((9.8, 7.6), (9.7, 10.0), (8.6, 13.2), (8.7, 10.0)), soft)
+        sketch.pair(_leaf((6.2, 6.4), (9.0, 7.4), (11.6, 5.4), (9.0, 8.1)), soft)
     if fold:
-        sketch.leaves((3.9, 8.0), (7.0, 8.8), (7.9, 12.0), (6.2, 9.4), _ink(f.dark, fold))
+        sketch.pair(_leaf((3.9, 8.0), (7.0, 8.8), (7.9, 12.0), (6.2, 9.4)), _ink(f.dark, fold))
 
 
 def _beard(f: _Face, sketch: _Sketch):
@@ -446,26 +427,26 @@ def _beard(f: _Face, sketch: _Sketch):
     if f.yes["Goatee"]:
         sketch.add(_symmetric((0, 17.4), (3.2, 16.6), (5.0, 18.6), (4.2, chin + 1.2), (0, chin + 3.2)), mid, 0.8)
         for x in (-2.4, 0, 2.4):
-            sketch.leaf((x, 18.6), (x - 0.5, 20), (x * 0.7, chin + 1.8), (x + 0.2, 20), dark, 0.8)
+            sketch.add(_leaf((x, 18.6), (x - 0.5, 20), (x * 0.7, chin + 1.8), (x + 0.2, 20)), dark, 0.8)
         return
     outer = [(w - 0.2, 1), (w - 0.2, 6.5), (j + 1.4, 13.4), (j - 0.8, chin - 2.6), (4.2, chin + 1.2), (0, chin + 2.2)]
     inner = [(0, 18.0), (3.2, 17.2), (6.6, 14.8), (8.2, 11.6), (w - 3.0, 7.4), (w - 1.6, 1)]
     sketch.pair(_loop(*outer, *inner), mid, 0.3)
     for x, y in ((w - 1.6, 6.5), (j - 0.2, 13.2), (j - 1.8, 16), (5.6, 18.4), (2.4, 19.8)):
         tip = 0.5 if y < 17 else 1.6
-        sketch.leaves((x, y - 2), (x - 0.9, y), (x - tip, y + 2.4), (x - 0.2, y), dark, 0.3)
-        sketch.leaves((x - 1, y - 2), (x - 1.4, y), (x - 1.2, y + 1.8), (x - 0.9, y), light, 0.3)
+        sketch.pair(_leaf((x, y - 2), (x - 0.9, y), (x - tip, y + 2.4), (x - 0.2, y)), dark, 0.3)
+        sketch.pair(_leaf((x - 1, y - 2), (x - 1.4, y), (x - 1.2, y + 1.8), (x - 0.9, y)), light, 0.3)
 
 
 def _nose(f: _Face, sketch: _Sketch):
     big = f.a["Big_Nose"]
     r, tip, s = 2.4 + 2.2 * big, 8.0 + 0.9 * big, 1 if f.light[0] > 0 else -1
-    dark, line, pit = _ink(f.dark, 0.5), _ink(f.line, 0.7), _ink(f.line * np.float32(0.7), 0.9)
-    sketch.leaf((s * 1.6, -1.5), (s + 0.3 * s * big, 3.5), (s * r, tip), (s * (2.3 + 1.2 * big), 4), dark)
+    dark, line, pit = _ink(f.dark, 0.5), _ink(f.line, 0.7), _ink(f.line * 0.7, 0.9)
+    sketch.add(_leaf((s * 1.6, -1.5), (s + 0.3 * s * big, 3.5), (s * r, tip), (s * (2.3 + 1.2 * big), 4)), dark)
     base = _ink(_mix(f.dark, f.rose, 0.4), 0.75)
-    sketch.leaf((-r - 0.3, tip - 0.2), (0, tip - 1.0), (r + 0.3, tip - 0.2), (0, tip + 1.5), base)
-    sketch.leaves((r, tip - 1.8 - big), (r + 0.7, tip - 0.6), (r - 0.6, tip + 0.7), (r - 0.1, tip - 0.5), line)
-    sketch.leaves((0.7, tip + 0.5), (r / 2 + 0.2, tip - 0.2), (r - 0.5, tip + 0.4), (r / 2, tip + 0.9), pit)
+    sketch.add(_leaf((-r - 0.3, tip - 0.2), (0, tip - 1.0), (r + 0.3, tip - 0.2), (0, tip + 1.5)), base)
+    sketch.pair(_leaf((r, tip - 1.8 - big), (r + 0.7, tip - 0.6), (r - 0.6, tip + 0.7), (r - 0.1, tip - 0.5)), line)
+    sketch.pair(_leaf((0.7, tip + 0.5), (r / 2 + 0.2, tip - 0.2), (r - 0.5, tip + 0.4), (r / 2, tip + 0.9)), pit)
     sketch.add(_disc(-0.5 * s, tip - 1.9, 1.0 + 0.7 * big, 0.8 + 0.6 * big), _ink(f.bright, 0.55))
 
 
@@ -477,21 +458,22 @@ def _lips(f: _Face, sketch: _Sketch):
     corner = y + 0.2 - 2.4 * smile
     top, low = f.lip, y + 0.6 * smile + 2.5 * gap + 0.8 * gap * smile
     colour = _mix(f.rose, _pick(LIPSTICKS, f.u["lipstick"]), a["Wearing_Lipstick"])
-    upper, gleam = colour * np.float32(0.80), _mix(colour, np.float32([255, 235, 225]), 0.55)
-    for s in (-1, 1):
-        sketch.disc(s * (half + 0.2), corner, 0.7, _ink(f.dark * np.float32(0.75), 0.5))
+    upper = colour * 0.80
+    sketch.pair(_disc(half + 0.2, corner, 0.7), _ink(f.dark * 0.75, 0.5))
     left, right = (-half, corner), (half, corner)
-    sketch.leaf(left, (0, top - 1.5 * full), right, (0, low + 2.0 * full), _ink(colour))
-    sketch.leaf(left, (0, top - 1.45 * full), right, (0, top + 0.25), _ink(upper))
-    sketch.leaf((-1.6, low + full), (0, low + 0.7 * full), (1.6, low + full), (0, low + 1.4 * full), _ink(gleam, 0.7))
+    sketch.add(_leaf(left, (0, top - 1.5 * full), right, (0, low + 2.0 * full)), _ink(colour))
+    sketch.add(_leaf(left, (0, top - 1.45 * full), right, (0, top + 0.25)), _ink(upper))
+    gloss = _leaf((-1.6, low + full), (0, low + 0.7 * full), (1.6, low + full), (0, low + 1.4 * full))
+    sketch.add(gloss, _ink(_mix(colour, np.float32([255, 235, 225]), 0.55), 0.7))
     if gap > 0:
         x, tooth = half - 0.7, top + (0.95 + 0.6 * smile) * gap
-        sketch.leaf((-x, corner + 0.15), (0, top), (x, corner + 0.15), (0, low), (70, 16, 24, 255))
-        sketch.leaf((-x / 2, low - 0.7), (0, low - 1.2), (x / 2, low - 0.7), (0, low - 0.05), (196, 84, 88, 230))
-        sketch.leaf((-0.86 * x, corner + 0.3), (0, top), (0.86 * x, corner + 0.3), (0, tooth), (250, 246, 238, 255))
+        sketch.add(_leaf((-x, corner + 0.15), (0, top), (x, corner + 0.15), (0, low)), (70, 16, 24, 255))
+        sketch.add(_leaf((-x / 2, low - 0.7), (0, low - 1.2), (x / 2, low - 0.7), (0, low - 0.05)), (196, 84, 88, 230))
+        teeth = _leaf((-0.86 * x, corner + 0.3), (0, top), (0.86 * x, corner + 0.3), (0, tooth))
+        sketch.add(teeth, (250, 246, 238, 255))
     else:
         seam = y + 0.62 * smile
-        sketch.leaf(left, (0, seam - 0.3), right, (0, seam + 0.45), _ink(upper * np.float32(0.45)))
+        sketch.add(_leaf(left, (0, seam - 0.3), right, (0, seam + 0.45)), _ink(upper * 0.45))
 
 
 def _mustache(f: _Face, sketch: _Sketch):
@@ -503,7 +485,7 @@ def _mustache(f: _Face, sketch: _Sketch):
     edge += [(0.65 * side, 12.6 - smile), (2.2, f.lip - 0.2), (0, f.lip - 0.5)]
     sketch.pair(_loop(*edge), _ink(f.beard))
     for x, y in ((1.2, 9.84), (2.9, 10.18), (4.6, 10.52)):
-        sketch.leaves((x, y), (x + 0.9, y + 0.8), (x + 1.2, y + 2.1), (x + 0.4, y + 1.2), dark)
+        sketch.pair(_leaf((x, y), (x + 0.9, y + 0.8), (x + 1.2, y + 2.1), (x + 0.4, y + 1.2)), dark)
 
 
 def _eyes(f: _Face, sketch: _Sketch):
@@ -513,24 +495,24 @@ def _eyes(f: _Face, sketch: _Sketch):
     inner, outer = (x - 3.1, 0.4), (x + 3.4, -0.2 + 0.5 * old)
     if paint > 0:
         hue = _pick(SHADOWS, u["shadow"])
-        sketch.leaves((x - 3.6, 0.2), (x + 0.3, -4.2), (x + 5.6, -1.8), (x, 1.4), _ink(hue, 0.85 * paint))
-        sketch.leaves((x - 2, 1.2), (x + 0.8, 2.5), (x + 5, -0.6), (x, 1.2), _ink(hue, 0.6 * paint))
-    crease = _ink(f.dark * np.float32(0.8), 0.8)
-    sketch.leaves((x - 3.2, -1.2), (x, -high - 1.15), (x + 4.0, -0.9 + 0.6 * old), (x, -high - 0.7), crease)
-    sketch.leaves(inner, (x, -high), outer, (x, deep), (246, 240, 234, 255))
+        sketch.pair(_leaf((x - 3.6, 0.2), (x + 0.3, -4.2), (x + 5.6, -1.8), (x, 1.4)), _ink(hue, 0.85 * paint))
+        sketch.pair(_leaf((x - 2, 1.2), (x + 0.8, 2.5), (x + 5, -0.6), (x, 1.2)), _ink(hue, 0.6 * paint))
+    crease = _ink(f.dark * 0.8, 0.8)
+    sketch.pair(_leaf((x - 3.2, -1.2), (x, -high - 1.15), (x + 4.0, -0.9 + 0.6 * old), (x, -high - 0.7)), crease)
+    sketch.pair(_leaf(inner, (x, -high), outer, (x, deep)), (246, 240, 234, 255))
     iris = _pick(EYES, u["eyes"])
     for s in (-1, 1):
         gaze = s * x + 1.2 * (u["gaze"] - 0.5) + 1.6 * f.turn
-        sketch.disc(gaze, -0.25, 1.8, _ink(iris * np.float32(0.55)))
-        sketch.disc(gaze, -0.05, 1.4, _ink(iris * np.float32(1.15)))
-        sketch.disc(gaze, -0.25, 0.9, (18, 12, 14, 255))
-        sketch.disc(gaze - 0.6, -0.9, 0.55, (255, 255, 255, 240))
+        sketch.add(_disc(gaze, -0.25, 1.8), _ink(iris * 0.55))
+        sketch.add(_disc(gaze, -0.05, 1.4), _ink(iris * 1.15))
+        sketch.add(_disc(gaze, -0.25, 0.9), (18, 12, 14, 255))
+        sketch.add(_disc(gaze - 0.6, -0.9, 0.55), (255, 255, 255, 240))
     ink = _ink(_mix(np.float32([40, 24, 22]), np.float32([12, 8, 12]), paint))
     thick = 0.55 + 0.45 * woman + 0.6 * paint
     wing = outer[0] + 0.3 + woman + paint, outer[1] - 0.9 * woman - 0.9 * paint + 0.2
-    sketch.leaves(inner, (x, -high - thick), wing, (x + 0.3, -high + 0.35), ink)
+    sketch.pair(_leaf(inner, (x, -high - thick), wing, (x + 0.3, -high + 0.35)), ink)
     low = _ink(f.line, 0.6 + 0.3 * paint)
-    sketch.leaves(inner, (x, deep - 0.15), outer, (x, deep + 0.3 + 0.25 * paint), low)
+    sketch.pair(_leaf(inner, (x, deep - 0.15), outer, (x, deep + 0.3 + 0.25 * paint)), low)
     for k in (0.45, 0.75) if woman > 0.5 else ():  # lashes
         foot = np.array([x + 3.5 * k, -high * (1 - k * k) - thick * 0.5])
         sketch.pair(foot + np.array([(0, 0.3), (1.1, -1.5), (0.7, 0.4)]), ink)
@@ -542,8 +524,8 @@ def _eyebrows(f: _Face, sketch: _Sketch):
     y = -4.7 - 0.7 * woman - 0.5 * (f.u["brow"] - 0.5) - 0.3 * a["Smiling"] + 0.6 * bushy
     arch, thick = 0.5 + 0.9 * woman, (0.95 + 0.35 * a["Male"] + 1.9 * bushy) * 0.6
     start, peak, inner = (x - 3.4 - 1.0 * bushy, y + 0.5), y - arch, y - 0.25 * arch
-    sketch.leaves(start, (x + 0.9, peak - thick), (x + 4.9, y + 0.5), (x + 0.5, peak + thick), ink)
-    sketch.leaves(start, (x - 1.5, inner - 0.8 * thick), (x + 1.5, peak), (x - 1.5, inner + thick), ink)
+    sketch.pair(_leaf(start, (x + 0.9, peak - thick), (x + 4.9, y + 0.5), (x + 0.5, peak + thick)), ink)
+    sketch.pair(_leaf(start, (x - 1.5, inner - 0.8 * thick), (x + 1.5, peak), (x - 1.5, inner + thick)), ink)
     for k in (-3.2, -2.1, -0.9, 0.4, 1.8, 3.2) if bushy > 0 else ():
         hair = np.array([(k - 0.5, thick * 0.5), (k + 0.5, -thick * 1.6), (k + 0.9, 0)])
         sketch.pair(hair + np.array([x, y - arch * 0.6]), _ink(f.brow, bushy))
@@ -555,15 +537,15 @@ def _hair(f: _Face):
         return
     mask = f.mask(*_hair_loops(f), front=0.15, inks=(255, 0, 255))
     soft = mask.blur(2.2)
-    f.blend(mask.at, 0.55 * mask.cast(2.2, soft) * f.head[mask.at], f.dark * np.float32(0.85))
-    place = (_FALL if yes["Bangs"] else _SWEEP if f.long else _SPRAY)[mask.at] + np.float32(7 * u["strand_1"])
-    fine = 0.16 * _wave(place * 2.7 + np.float32(u["strand_2"]))
+    f.blend(mask.at, 0.55 * mask.cast(soft) * f.head[mask.at], f.dark * 0.85)
+    place = (_FALL if yes["Bangs"] else _SWEEP if f.long else _SPRAY)[mask.at] + (7 * u["strand_1"])
+    fine = 0.16 * _wave(place * 2.7 + u["strand_2"])
     if yes["Wavy_Hair"]:
-        place = place + 0.35 * _wave((_Y + 0.4 * _X)[mask.at] / np.float32(6.2))
+        place = place + 0.35 * _wave((_Y + 0.4 * _X)[mask.at] / 6.2)
     strand = (0.24 + 0.2 * yes["Wavy_Hair"]) * _wave(place) + fine
     hair, dark, bright = map(_field, (f.hair, f.hair_dark, f.hair_bright))
     hair = hair + np.maximum(strand, 0) * (bright - hair) + np.maximum(-strand, 0) * 1.3 * (dark - hair)
-    f.shade(mask, (hair, f.hair_dark, f.hair_bright), soft=soft)
+    f.shade(mask, soft, (hair, f.hair_dark, f.hair_bright))
 
 
 def _hair_loops(f: _Face) -> list[np.ndarray]:
@@ -595,7 +577,7 @@ def _hat(f: _Face):
     if not f.yes["Wearing_Hat"]:
         return
     hue = _pick(HATS, u["hat_colour"])
-    deep, bright = hue * np.float32(0.55), _mix(hue, np.float32([255, 248, 235]), 0.45)
+    deep, bright = hue * 0.55, _mix(hue, np.float32([255, 248, 235]), 0.45)
     kind = _pick(("knit", "cap", "felt", "sun"), u["hat"])
     if kind == "knit":
         brim = _symmetric((0, y - 4.0), (w + 1.6, y - 3.4), (w + 3.2, y - 0.6), (w + 1.6, y + 1.4), (0, y + 0.9))
@@ -603,18 +585,18 @@ def _hat(f: _Face):
         # How far it reaches beyond the head, where it ends, and its upper and lower middle.
         shapes = {"cap": (0.5, 0.6, -2.8, 2.2), "felt": (8, -0.8, -2.6, 2.0), "sun": (12, 1.6, -4.2, 2.4)}
         far, end, top, low = shapes[kind]
-        brim = _LEAF @ np.array([(-w - far, y + end), (0, y + top), (w + far, y + end), (0, y + low)], float)
+        brim = _leaf((-w - far, y + end), (0, y + top), (w + far, y + end), (0, y + low))
     edge = f.mask(brim, front=0.3)
-    f.blend(edge.at, 0.4 * edge.cast(1.2), np.float32([40, 24, 28]))
+    f.blend(edge.at, 0.4 * edge.cast(edge.blur(1.2)), np.float32([40, 24, 28]))
     dome = f.mask(_symmetric((0, y - 14.2), (8.0, y - 12.8), (w + 0.6, y - 6.5), (w + 2.0, y), (0, y + 0.6)), front=0.1)
-    f.shade(dome, (hue, deep, bright))
+    f.shade(dome, dome.blur(3), (hue, deep, bright))
     if kind in ("felt", "sun"):
         sash = f.mask(_symmetric((0, y - 4.4), (w + 1.4, y - 3.8), (w + 2.0, y), (0, y)))
         f.blend(sash.at, sash.cover * dome.full[sash.at], _mix(hue, np.float32([30, 22, 26]), 0.6))
-    colour = _field(hue) * np.float32(0.85 if kind == "cap" else 1)
+    colour = _field(hue) * (0.85 if kind == "cap" else 1)
     if kind == "knit":
-        colour = colour * (1 - 0.16 * (1 + _wave(_X[edge.at] * np.float32(0.3))))
-    f.shade(edge, (colour, deep, bright), 1.6)
+        colour = colour * (1 - 0.16 * (1 + _wave(_X[edge.at] * 0.3)))
+    f.shade(edge, edge.blur(1.6), (colour, deep, bright))
 
 
 def _glasses(f: _Face, sketch: _Sketch):
@@ -650,9 +632,9 @@ def _earrings(f: _Face, sketch: _Sketch):
             drop = np.array([(0, -3.0), (1.5, 0.6), (0, 2.4), (-1.5, 0.6)])
             for size, colour in ((1.3, dark), (1, metal)):
                 sketch.add(_spline(4) @ drop * size + (x, y + 3), colour, 0)
-            sketch.disc(x - 0.4, y + 3.2, 0.55, white, 0)
+            sketch.add(_disc(x - 0.4, y + 3.2, 0.55), white, 0)
         else:
             for r, low in ((1.2, y), (1.9, y + 3)):
-                sketch.disc(x, low, r + 0.5, dark, 0)
-                sketch.disc(x, low, r, metal, 0)
-                sketch.disc(x - 0.4, low - 0.5, 0.5, white, 0)
+                sketch.add(_disc(x, low, r + 0.5), dark, 0)
+                sketch.add(_disc(x, low, r), metal, 0)
+                sketch.add(_disc(x - 0.4, low - 0.5, 0.5), white, 0)

@@ -42,22 +42,19 @@ def mnist(split: str = "train", download: bool = False) -> AttributeDataset:
             reason = "the download failed"
             warnings.warn(f"MNIST could not be downloaded ({error}): using the 5,000 embedded digits.", stacklevel=2)
     files = [_find(name) for name in FILES if name.startswith("train" if split == "train" else "t10k")]
-    if not all(files):
-        return _embedded(split, reason)
-    images, labels = (_read(file) for file in files)
-    images = torch.from_numpy(images[16:].reshape(-1, 1, 28, 28).copy())
-    return AttributeDataset(
-        images, _one_hot(labels[8:]), DIGITS, f"{len(images):,} official MNIST digits, {split}", "mnist"
-    )
+    if all(files):
+        images, labels = _read(files[0])[16:].reshape(-1, 28, 28), _read(files[1])[8:]
+        source, name = f"{len(labels):,} official MNIST digits, {split}", "mnist"
+    else:
+        images, labels = _embedded(split)
+        source, name = f"{len(labels):,} of the 5,000 embedded MNIST digits, {split} ({reason})", "mnist-5000"
+    conds = torch.nn.functional.one_hot(torch.tensor(labels, dtype=torch.int64), 10)
+    return AttributeDataset(torch.tensor(images)[:, None], conds, DIGITS, source, name)
 
 
 def mnist_available() -> bool:
     """Whether the four official files are in FACELAB_DATA or the cache."""
     return all(map(_find, FILES))
-
-
-def _one_hot(labels: np.ndarray) -> torch.Tensor:
-    return torch.nn.functional.one_hot(torch.from_numpy(labels.astype(np.int64)), 10).to(torch.int8)
 
 
 def _find(name: str) -> Path | None:
@@ -77,16 +74,10 @@ def _read(file: Path) -> np.ndarray:
 
 
 @functools.cache
-def _embedded_arrays() -> tuple[torch.Tensor, torch.Tensor]:
-    with np.load(Path(__file__).with_name("mnist_5000.npz"), allow_pickle=False) as arrays:
-        return torch.from_numpy(arrays["images"])[:, None], _one_hot(arrays["labels"])
-
-
-def _embedded(split: str, reason: str) -> AttributeDataset:
-    images, conds = _embedded_arrays()
+def _embedded(split: str) -> tuple[np.ndarray, np.ndarray]:
     # The file is sorted by class: every fifth image is the same share of each; then the order is shuffled.
-    test = torch.arange(len(images)) % 5 == 4
-    rows = (test if split == "test" else ~test).nonzero().squeeze(1)
-    rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))]
-    source = f"{len(rows):,} of the 5,000 embedded MNIST digits, {split} ({reason})"
-    return AttributeDataset(images[rows], conds[rows], DIGITS, source, "mnist-5000")
+    rows = torch.arange(5000)
+    rows = rows[(rows % 5 == 4) == (split == "test")]
+    rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))].numpy()
+    with np.load(Path(__file__).with_name("mnist_5000.npz")) as arrays:
+        return arrays["images"][rows], arrays["labels"][rows]

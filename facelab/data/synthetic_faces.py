@@ -54,6 +54,7 @@ HAIR = {
 }
 COLOURS, UNNAMED = tuple(HAIR)[1:], 0.08
 INDEX = {name: i for i, name in enumerate(SYNTHETIC.names)}
+NEED_HAIR = (*COLOURS, "Bangs", "Wavy_Hair")
 
 
 def _shares(percent: str) -> np.ndarray:
@@ -67,37 +68,10 @@ _HAIR = np.maximum(np.stack([_BALD, *_NAMED, 0 * _BALD + UNNAMED], 1), 1e-4)
 _TABLE = {name: (parent, _shares(row).reshape(-1, 4)) for name, (parent, row) in FREQUENCIES.items()}
 
 
-def _likelihood(cond: np.ndarray, name: str, share):
-    """The probability of the value of `name` in `cond` where "yes" has probability `share`; 1 where it is unspecified."""
-    value = cond[:, INDEX[name]].reshape(-1, *[1] * (np.ndim(share) - 1))
+def _likelihood(value: np.ndarray, share) -> np.ndarray:
+    """The probability of `value` where "yes" has probability `share`; 1 where it is 0, unspecified."""
     share = np.clip(share, 1e-4, 1 - 1e-4)
     return np.where(value > 0, share, np.where(value < 0, 1 - share, 1.0))
-
-
-def _possible_hair(cond: np.ndarray) -> np.ndarray:
-    """(N, 6): 1 for the kinds of hair that the specified attributes allow, else almost 0."""
-    possible = np.ones((len(cond), 6))
-    for i, name in enumerate(HAIR):
-        possible[cond[:, INDEX[name]] < 0, i] = 1e-9
-        possible[cond[:, INDEX[name]] > 0] *= np.where(np.arange(6) == i, 1, 1e-9)
-    possible[(cond[:, INDEX["Bangs"]] > 0) | (cond[:, INDEX["Wavy_Hair"]] > 0), 0] *= 1e-9
-    return possible
-
-
-def _person_weights(cond: np.ndarray, possible: np.ndarray) -> np.ndarray:
-    """(N, 4): how likely the specified attributes make old women, young women, old men and young men."""
-    weight = _shares(PERSON) * (possible @ _HAIR.T)
-    for k, name in enumerate(("Male", "Young")):
-        value, kind = cond[:, INDEX[name], None], np.array([[0, 0], [0, 1], [1, 0], [1, 1]])[:, k]
-        weight = weight * np.where((value != 0) & ((value > 0) != kind), 1e-12, 1.0)
-    for name, (parent, share) in _TABLE.items():
-        if parent:
-            usual = _TABLE[parent][1][0] if parent in _TABLE else _HAIR[:, 1 + COLOURS.index(parent)]
-            value = cond[:, INDEX[parent], None]
-            yes = np.where(value != 0, value > 0, usual)
-            share = share[0] + yes * (share[1] - share[0])
-        weight = weight * _likelihood(cond, name, share)
-    return weight
 
 
 def _categorical(weight: np.ndarray, uniform: np.ndarray) -> np.ndarray:
@@ -106,34 +80,53 @@ def _categorical(weight: np.ndarray, uniform: np.ndarray) -> np.ndarray:
     return (uniform[:, None] * total[:, -1:] >= total).sum(1).clip(0, weight.shape[1] - 1)
 
 
+def _person_weights(value: dict[str, np.ndarray], hair: np.ndarray) -> np.ndarray:
+    """(N, 4): how likely the specified attributes make old women, young women, old men and young men."""
+    weight = _shares(PERSON) * (hair @ _HAIR.T)
+    for name, sign in (("Male", [-1, -1, 1, 1]), ("Young", [-1, 1, -1, 1])):
+        weight = weight * np.where(value[name][:, None] * sign < 0, 1e-12, 1.0)
+    for name, (parent, share) in _TABLE.items():
+        if parent:
+            usual = _TABLE[parent][1][0] if parent in _TABLE else _HAIR[:, 1 + COLOURS.index(parent)]
+            given = value[parent][:, None]
+            share = share[0] + np.where(given != 0, given > 0, usual) * (share[1] - share[0])
+        weight = weight * _likelihood(value[name][:, None], share)
+    return weight
+
+
 def _fill(cond: np.ndarray, uniform: np.ndarray) -> np.ndarray:
     """(N, K) with every unspecified entry sampled from CelebA's frequencies given the specified ones; `uniform` is (N, K).
 
     First the person (old or young, woman or man), then the hair, then each attribute given the person and its parent, and
     by Bayes' rule its specified children.
     """
-    cond, specified = cond.copy(), cond != 0
+    cond, u = cond.copy(), dict(zip(INDEX, uniform.T, strict=True))
+    value = dict(zip(INDEX, cond.T, strict=True))  # views
 
     def fill(name, yes):
-        cond[:, INDEX[name]] = np.where(specified[:, INDEX[name]], cond[:, INDEX[name]], np.where(yes, 1.0, -1.0))
+        np.copyto(value[name], np.where(yes, 1.0, -1.0), where=value[name] == 0)
 
-    possible = _possible_hair(cond)
-    person = _categorical(_person_weights(cond, possible), uniform[:, INDEX["Male"]])
+    possible = np.ones((len(cond), 6))  # 1 for the kinds of hair that the specified attributes allow, else almost 0
+    for i, name in enumerate(HAIR):
+        possible[value[name] < 0, i] = 1e-9
+        possible[value[name] > 0] *= np.where(np.arange(6) == i, 1, 1e-9)
+    possible[(value["Bangs"] > 0) | (value["Wavy_Hair"] > 0), 0] *= 1e-9
+    person = _categorical(_person_weights(value, possible), u["Male"])
     fill("Male", person >= 2)
     fill("Young", person % 2 == 1)
-    hair = _categorical(_HAIR[person] * possible, uniform[:, INDEX["Bald"]])
+    hair = _categorical(_HAIR[person] * possible, u["Bald"])
     for i, name in enumerate(HAIR):
         fill(name, hair == i)
     for name, (parent, share) in _TABLE.items():
-        yes = share[(cond[:, INDEX[parent]] > 0).astype(int) if parent else 0, person]
+        yes = share[(value[parent] > 0).astype(int) if parent else 0, person]
         no = 1 - yes
         for child, (above, below) in _TABLE.items():
             if above == name:
-                yes = yes * _likelihood(cond, child, below[1, person])
-                no = no * _likelihood(cond, child, below[0, person])
-        if name in ("Bangs", "Wavy_Hair"):
-            yes = np.where(cond[:, INDEX["Bald"]] > 0, 0, yes)
-        fill(name, uniform[:, INDEX[name]] * (yes + no) < yes)
+                yes = yes * _likelihood(value[child], below[1, person])
+                no = no * _likelihood(value[child], below[0, person])
+        if name in NEED_HAIR:
+            yes = np.where(value["Bald"] > 0, 0, yes)
+        fill(name, u[name] * (yes + no) < yes)
     return cond
 
 
@@ -147,16 +140,16 @@ def consistent(cond: Tensor) -> Tensor:
         got = f"got {tuple(cond.shape)} from {cond.min():g} to {cond.max():g}" if cond.numel() else tuple(cond.shape)
         raise ValueError(f"a condition of synthetic faces has {len(SYNTHETIC)} values between -1 and 1, {got}.")
     out = cond.clone()
-    column = {name: out[..., i] for name, i in INDEX.items()}  # views
-    colours = torch.stack([column[name] for name in COLOURS]).max(0)
+    value = {name: out[..., i] for name, i in INDEX.items()}  # views
+    largest = torch.stack([value[name] for name in COLOURS]).max(0)
     for i, name in enumerate(COLOURS):
-        column[name][(colours.values > 0) & (colours.indices != i)] = -1
-    bald = column["Bald"] > 0
-    for name in (*COLOURS, "Bangs", "Wavy_Hair"):
-        column["Bald"][(column[name] > 0) & ~bald] = -1
-        column[name][bald] = -1
-    column["No_Beard"][column["Goatee"] > 0] = -1
-    column["Goatee"][column["No_Beard"] > 0] = -1
+        value[name][(largest.values > 0) & (largest.indices != i)] = -1
+    bald = value["Bald"] > 0
+    for name in NEED_HAIR:
+        value["Bald"][(value[name] > 0) & ~bald] = -1
+        value[name][bald] = -1
+    value["No_Beard"][value["Goatee"] > 0] = -1
+    value["Goatee"][value["No_Beard"] > 0] = -1
     return out
 
 
@@ -216,18 +209,10 @@ def counterfactual(cond: Tensor, seed: int, **change) -> tuple[Tensor, Tensor, T
     attribute no pixel differs.
     """
     before = complete(torch.as_tensor(cond)[None].float(), [seed])[0]
-    wanted = SYNTHETIC.encode(**change)
-    after = torch.where(wanted != 0, wanted, before)
-    colours = [INDEX[name] for name in COLOURS]
-    if new_colour := bool((wanted[colours] > 0).any()):
-        after[colours] = torch.where(wanted[colours] > 0, wanted[colours], -1.0)
-    if wanted[INDEX["No_Beard"]] > 0:
-        after[INDEX["Goatee"]] = -1
-    grows = new_colour or wanted[INDEX["Bald"]] < 0 or bool((wanted[[INDEX["Bangs"], INDEX["Wavy_Hair"]]] > 0).any())
-    if before[INDEX["Bald"]] > 0 and grows:
-        after[INDEX["Bald"]] = -1
-        if not new_colour:
-            after[colours] = wanted[colours]  # where 0, the seed decides the colour
+    wanted = consistent(SYNTHETIC.encode(**change))
+    after, colours = torch.where(wanted != 0, wanted, before), [INDEX[name] for name in COLOURS]
+    if before[INDEX["Bald"]] > 0 > after[INDEX["Bald"]]:  # where the change names no colour, the seed decides
+        after[INDEX["Bald"]], after[colours] = -1, wanted[colours]
     after = complete(after[None], [seed])[0]
     images = render_many(torch.stack([before, after]), [seed, seed])
     return images[0], images[1], after
@@ -253,8 +238,8 @@ def synthetic_faces(
     """
     split = "test" if split == "score" else split
     count = SPLIT_SIZES.get(split, 1) if count is None else count
-    conds, seeds = people(count, split, correlated, seed)
-    rows = ((render(cond, one).numpy(), cond) for cond, one in zip(conds, seeds, strict=True))
+    everyone = zip(*people(count, split, correlated, seed), strict=True)
+    rows = ((render(cond, person).numpy(), cond) for cond, person in everyone)
     how = "correlated" if correlated else "independent"
     name = f"synthetic-v{VERSION}-{split}-{count}-{how}-{seed}"
     images, conds, key = cached_images(name, (3, SIDE, SIDE), lambda: (count, rows))
@@ -268,11 +253,7 @@ def default_face_name() -> str:
 
 
 def default_faces(
-    split: str = "train",
-    name: str | None = None,
-    count: int | None = None,
-    correlated: bool = True,
-    download: bool = False,
+    split: str = "train", name: str | None = None, count: int | None = None, correlated=True, download=False
 ) -> AttributeDataset:
     """CelebA's faces where they are available, else synthetic ones; `.source` says which and why.
 

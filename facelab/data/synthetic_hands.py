@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
+from torch.nn.functional import normalize
+from torchvision.transforms.functional import to_pil_image
 
 SIDE, SCALE = 48, 6  # pixels a side, and the factor of supersampling; the shapes below are on a canvas of 32 x 32 units
 HAND, TOOL = (-60.0, 60.0), (-80.0, 80.0)  # degrees, clockwise; 0 is upright
@@ -27,24 +29,24 @@ def render(hand: float, tool: float, seed: int = 0) -> Tensor:
         if not low <= value <= high:
             raise ValueError(f"{name} must be from {low:g} to {high:g} degrees, got {value!r}.")
     rng = np.random.default_rng(seed)
-    x, y = 16 + rng.uniform(-1.0, 1.0, 2)
-    size = 0.85 * rng.uniform(0.93, 1.07)
-    background, skin, steel = (rng.integers(*ends) for ends in ((0, 40), (120, 170), (215, 256)))
-    image = Image.new("L", (SIDE * SCALE, SIDE * SCALE), int(background))
-    canvas = ImageDraw.Draw(image)
+    centre, size = 16 + rng.uniform(-1.0, 1.0, 2), 0.85 * rng.uniform(0.93, 1.07)
+    background, skin, steel = (int(rng.integers(*ends)) for ends in ((0, 40), (120, 170), (215, 256)))
+    image = Image.new("L", (SIDE * SCALE, SIDE * SCALE), background)
+    canvas, angle = ImageDraw.Draw(image), np.linspace(0, 2 * np.pi, 24, endpoint=False)
+    circle = np.stack([np.cos(angle), np.sin(angle)], 1)
 
     def polygon(points, degrees, grey):
         c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-        rotated = np.array(points, float) @ np.array([[c, s], [-s, c]]) * size + (x, y)
-        canvas.polygon((rotated * (SIDE * SCALE / 32)).ravel().tolist(), int(grey))
+        rotated = np.array(points, float) @ np.array([[c, s], [-s, c]]) * size + centre
+        canvas.polygon((rotated * (SIDE * SCALE / 32)).ravel().tolist(), grey)
 
-    polygon(_bar(0, 3, 3.6, 11), hand, skin)  # arm, palm
-    polygon(_ellipse(0, 0, 5.4, 5.8), hand, skin)
-    polygon(_bar(0, -16, 1.5, 22), tool, steel)  # a hammer: handle, and a head to one side
+    polygon([(-3.6, 3), (3.6, 3), (3.6, 14), (-3.6, 14)], hand, skin)  # arm, palm
+    polygon(circle * (5.4, 5.8), hand, skin)
+    polygon([(-1.5, -16), (1.5, -16), (1.5, 6), (-1.5, 6)], tool, steel)  # a hammer: handle, and a head to one side
     polygon([(-3, -16.5), (6, -16.5), (6, -11), (-3, -11)], tool, steel)
-    for across in (-4.2, -1.4, 1.4, 4.2):  # fingers, over the handle
-        polygon(_ellipse(across, -3.4, 1.25, 4.4), hand, skin - 25)
-    polygon(_ellipse(5.6, 1.5, 3.4, 1.3), hand, skin - 25)  # thumb, on the right
+    for x in (-4.2, -1.4, 1.4, 4.2):  # fingers, over the handle
+        polygon(circle * (1.25, 4.4) + (x, -3.4), hand, skin - 25)
+    polygon(circle * (3.4, 1.3) + (5.6, 1.5), hand, skin - 25)  # thumb, on the right
     return torch.from_numpy(np.asarray(image.reduce(SCALE))[None].copy())
 
 
@@ -57,14 +59,12 @@ def render_many(degrees: Tensor, first_seed: int = 0) -> Tensor:
 
 def write(degrees: Tensor, folder, first_seed: int = 0) -> Path:
     """Render poses (N, 2) into a folder, one PNG each, beside a table `poses.csv` of file names and degrees; its path."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    table = Path(folder, "poses.csv")
+    table.parent.mkdir(parents=True, exist_ok=True)
     lines = ["file,hand,tool"]
-    for i, pose in enumerate(degrees.tolist()):
-        name = f"{i:05d}.png"
-        Image.fromarray(render(*pose, first_seed + i)[0].numpy()).save(folder / name)
-        lines.append(f"{name},{pose[0]:.2f},{pose[1]:.2f}")
-    table = folder / "poses.csv"
+    for i, (image, pose) in enumerate(zip(render_many(degrees, first_seed), degrees.tolist(), strict=True)):
+        to_pil_image(image).save(table.with_name(f"{i:05d}.png"))
+        lines.append(f"{i:05d}.png,{pose[0]:.2f},{pose[1]:.2f}")
     table.write_text("\n".join(lines) + "\n", "utf-8")
     return table
 
@@ -78,25 +78,11 @@ def predict_poses(images: Tensor, references: Tensor, degrees: Tensor, neighbors
     if images.ndim != 4 or images.shape[1:] != references.shape[1:] or not images.is_floating_point():
         size = f"(N, {', '.join(map(str, references.shape[1:]))})"
         raise ValueError(f"images must be {size} in [-1, 1], got {images.dtype} {tuple(images.shape)}.")
-    if len(references) != len(degrees) or len(references) < neighbors:
-        raise ValueError(
-            f"at least {neighbors} references with a pose each are needed, got {len(references)}, {len(degrees)}."
-        )
-    similarity, nearest = (_normalized(images) @ _normalized(references.float() / 127.5 - 1).T).topk(neighbors, dim=1)
+    if not neighbors <= len(references) == len(degrees):
+        found = f"got {len(references)}, {len(degrees)}"
+        raise ValueError(f"at least {neighbors} references with a pose each are needed, {found}.")
+    flat = (images.flatten(1), references.flatten(1) / 127.5 - 1)
+    ours, known = (normalize(x - x.mean(1, keepdim=True), dim=1, eps=1e-6) for x in flat)
+    similarity, nearest = (ours @ known.T).topk(neighbors, dim=1)
     weights = torch.softmax((similarity - similarity[:, :1]) * 60, 1)
     return (weights[:, :, None] * degrees[nearest]).sum(1)
-
-
-def _normalized(images: Tensor) -> Tensor:
-    flat = images.flatten(1)
-    flat = flat - flat.mean(1, keepdim=True)
-    return flat / flat.norm(dim=1, keepdim=True).clamp(min=1e-6)
-
-
-def _ellipse(x: float, y: float, r_x: float, r_y: float) -> np.ndarray:
-    angle = np.linspace(0, 2 * np.pi, 24, endpoint=False)
-    return np.stack([x + r_x * np.cos(angle), y + r_y * np.sin(angle)], 1)
-
-
-def _bar(x: float, y: float, half: float, length: float) -> list[tuple[float, float]]:
-    return [(x - half, y), (x + half, y), (x + half, y + length), (x - half, y + length)]

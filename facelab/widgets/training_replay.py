@@ -16,8 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from facelab.data.cache import atomic_write
-from facelab.device import shipped_dir
+from facelab.device import atomic_write, shipped_dir
 from facelab.images import png_bytes, to_uint8
 from facelab.widgets.controls import BLUE, LabelledSlider, img, line_chart, one_sentence, row
 
