@@ -20,15 +20,15 @@ LIGHT = {  # a small package called facelab, which needs no torch
     "facelab/__init__.py": "",
     "facelab/course.py": "def setup():\n    return __file__\n",
 }
-# Hides every facelab but the one that pip puts into the folder $SITE.
-HIDE = """
+# Finds facelab only in the folder $SITE, into which pip puts it.
+ONLY_IN_SITE = """
 import os, sys
 from importlib.machinery import PathFinder
-class Hiding(PathFinder):
+class OnlyInSite(PathFinder):
     @classmethod
     def find_spec(cls, name, path=None, target=None):
         return super().find_spec(name, [os.environ["SITE"]] if name == "facelab" else path, target)
-sys.meta_path[sys.meta_path.index(PathFinder)] = Hiding
+sys.meta_path[sys.meta_path.index(PathFinder)] = OnlyInSite
 """
 
 
@@ -103,7 +103,7 @@ def first_cell() -> str:
 
 
 def test_the_first_cell_installs_facelab_where_it_is_missing(tmp_path, monkeypatch):
-    for name, content in (LIGHT | {"hide/sitecustomize.py": HIDE}).items():
+    for name, content in (LIGHT | {"path/sitecustomize.py": ONLY_IN_SITE}).items():
         (tmp_path / "light" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "light" / name).write_text(content)
     for folder in ("alone", "site"):
@@ -111,7 +111,7 @@ def test_the_first_cell_installs_facelab_where_it_is_missing(tmp_path, monkeypat
     address = first_cell().partition('else "')[2].partition('"')[0]
     assert address.startswith("git+https://github.com/") and "@v" in address
     wheel, site = build(tmp_path / "light", tmp_path / "wheel"), tmp_path / "site"
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (tmp_path / "light/hide", site))))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (tmp_path / "light/path", site))))
     for name, value in {"SITE": site, "PIP_TARGET": site, "PIP_NO_DEPS": "1", "PIP_NO_INDEX": "1"}.items():
         monkeypatch.setenv(name, str(value))
     for _ in range(2):  # the second time it is there

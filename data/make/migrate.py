@@ -45,8 +45,7 @@ NOTE = (
 def migrate_config(config: dict) -> dict:
     """A network's config with the keys and values of 0.2; what needs no change stays as it is."""
     renamed = NETWORKS[config["_class_name"]].renamed
-    value = lambda v: VALUES.get(v, v) if isinstance(v, str) else v  # noqa: E731
-    return dict(sorted((renamed.get(key, key), value(old)) for key, old in config.items()))
+    return dict(sorted((renamed.get(key, key), VALUES.get(str(old), old)) for key, old in config.items()))
 
 
 def migrate_card(card: dict, name: str) -> dict:
@@ -114,11 +113,8 @@ def migrate(folder: Path) -> Path:
 
 def main(argv: list[str]) -> None:
     for top in map(Path, argv):
-        folders = (
-            [top] if (top / "config.json").is_file() else sorted(file.parent for file in top.glob("*/config.json"))
-        )
-        for folder in folders:
-            print(f"{folder} -> {migrate(folder).name}")
+        for config in sorted(top.glob("**/config.json")):
+            print(f"{config.parent} -> {migrate(config.parent).name}")
 
 
 if __name__ == "__main__":
