@@ -3,8 +3,8 @@
     x_s = signal_s x_0_hat + sigma_s eps_hat                          (DDIM; Song et al. 2021, eq. 12)
 
 A sampler makes one step from timestep t to timestep s. `trajectory` alternates the denoiser and the sampler; guidance is part of
-the denoiser. As x_t = signal_t x_0_hat + sigma_t eps_hat, the step above is Euler's method for the probability-flow ODE:
-x_s - x_t = (signal_s - signal_t) x_0_hat + (sigma_s - sigma_t) eps_hat. Second-order samplers improve the two predictions.
+the denoiser. As x_t = signal_t x_0_hat + sigma_t eps_hat, the step above is Euler's method for the probability-flow ODE
+(`Schedule.euler`). Second-order samplers improve the two predictions.
 """
 
 import copy
@@ -241,13 +241,12 @@ def generate(
 ) -> Tensor:
     """Generated images (N, C, H, W) in [-1, 1], on the CPU; the model runs on its own device.
 
-    The random numbers of image i depend on the seed and on i, so the batch size changes results by rounding only. The initial noise
-    is `noise(N, shape, seed)`.
+    The initial noise is `noise(N, shape, seed)`. All random numbers of image i depend on the seed and on i, so the batch size
+    changes results by rounding only.
 
     Args:
         model: what `load` returns, or a `Denoiser`.
         cond: values such as {"Smiling": True} or a vector (K,), for n images; or rows (N, K), one image each.
-        guidance_scale: of classifier-free guidance.
         sampler: a class or an instance; by default `default_sampler`.
         weak, weak_scale: the weaker model and the guidance scale of autoguidance.
     """

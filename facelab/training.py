@@ -185,25 +185,20 @@ def denoising_loss(denoise, x_0, cond, t, eps, dtype=torch.float32, input_eps=No
 
     x_0 and eps are (B, C, H, W), t (B,), cond (B, K); `dtype` is the precision of the network's arithmetic.
     """
-    x_t = denoise.schedule.add_noise(x_0, eps if input_eps is None else input_eps, t)
+    schedule, kind, sd = denoise.schedule, denoise.config.prediction_type, denoise.config.sigma_data
+    x_t = schedule.add_noise(x_0, eps if input_eps is None else input_eps, t)
     with torch.autocast(x_0.device.type, dtype, enabled=dtype != torch.float32):
         prediction = denoise(x_t, t, cond, return_prediction=True)
-    target = denoise.schedule.target(x_0, eps, t, denoise.config.prediction_type)
-    error = prediction.to(torch.promote_types(prediction.dtype, torch.float32)) - target
-    return _weighted(denoise, error, t, weighting).square().mean((1, 2, 3))
-
-
-def _weighted(net: Denoiser, error: Tensor, t: Tensor, weighting: str) -> Tensor:
-    """The error of the prediction, turned into that of x_0_hat times sqrt(min(SNR, 5)), or of the network's own output."""
-    sd, kind = net.config.sigma_data, net.config.prediction_type
-    if weighting == "none" or (weighting == "edm" and sd is None):
-        return error
-    signal, sigma = net.schedule.rates(t, like=error)
-    if weighting == "min-snr":
-        return error * {"x_0": 1, "v": sigma, "eps": sigma / signal}[kind] * (signal / sigma).clamp(max=5**0.5)
-    sd = error.new_tensor(sd).repeat(net.shape[0])[:, None, None]
-    scale = {"x_0": sigma, "v": 1, "eps": signal}[kind] * sd / (signal**2 * sd**2 + sigma**2).sqrt()
-    return net._fold(error) / scale
+    wide = prediction.to(torch.promote_types(prediction.dtype, torch.float32))
+    error = wide - schedule.target(x_0, eps, t, kind)
+    signal, sigma = schedule.rates(t, like=error)
+    if weighting == "min-snr":  # that of x_0_hat, times sqrt(min(SNR, 5))
+        error = error * {"x_0": 1, "v": sigma, "eps": sigma / signal}[kind] * (signal / sigma).clamp(max=5**0.5)
+    elif weighting == "edm" and sd is not None:  # that of the network's own output
+        sd = error.new_tensor(sd).repeat(denoise.shape[0])[:, None, None]
+        scale = {"x_0": sigma, "v": 1, "eps": signal}[kind] * sd / (signal**2 * sd**2 + sigma**2).sqrt()
+        error = denoise._fold(error) / scale
+    return error.square().mean((1, 2, 3))
 
 
 class _Objective(nn.Module):
@@ -237,9 +232,15 @@ def _save(state: dict, folders: list[Path]) -> None:
         warnings.warn(warning, stacklevel=2)
 
 
-def _load(run: dict, folders: list[Path]) -> dict | None:
-    """The newest checkpoint of this run that is not damaged, if there is one. Nothing in a file is executed."""
-    for file in filter(Path.is_file, [folder / name for name in CHECKPOINTS for folder in folders]):
+def _load(run: dict, folders: list[Path], resume: bool) -> dict | None:
+    """The newest checkpoint of this run that is not damaged, if there is one; without `resume` they are deleted.
+
+    Nothing in a file is executed.
+    """
+    files = [folder / name for name in CHECKPOINTS for folder in folders]
+    for file in [] if resume else files:
+        file.unlink(missing_ok=True)
+    for file in filter(Path.is_file, files):
         try:
             if zipfile.ZipFile(file).testzip():  # torch.load does not check the zip's checksums
                 raise ValueError("damaged")
@@ -249,8 +250,7 @@ def _load(run: dict, folders: list[Path]) -> dict | None:
             warnings.warn(f"{file} is damaged: the one before it is used, or training starts over.", stacklevel=2)
             continue
         if differing:
-            wrong = f"{file} is of another run, {differing[0]} differs"
-            raise ValueError(f"{wrong}: use another folder or resume=False.")
+            raise ValueError(f"{file} is of another run, {differing[0]} differs: use another folder or resume=False.")
         return state
     return None
 
@@ -367,9 +367,7 @@ def _train(net, dataset, config, run, folders, resume, save_every) -> Iterator[P
     rank, world, where = accelerator.process_index, accelerator.num_processes, accelerator.device
     state = _State(net.to(where).train(), config, where.type)
     objective = accelerator.prepare(_Objective(net, dtype=state.dtype, weighting=config.loss_weighting))
-    for file in [] if resume else [folder / name for folder in folders for name in CHECKPOINTS]:
-        file.unlink(missing_ok=True)
-    if found := _load(run, folders):
+    if found := _load(run, folders, resume):
         state.load_state_dict(found)
         note = "finished earlier, loaded" if state.step >= config.steps else f"resumed at step {state.step}"
         yield state.progress(0.0, note)
