@@ -201,7 +201,7 @@ class StateSampler:
 
     def rare(self, state: ExplorerState) -> dict[str, float]:
         """{value in words: its frequency} of the specified values that few images of the training data have."""
-        shares = getattr(getattr(self.model.denoiser, "config", None), "frequencies", None) or ()
+        shares = self.model.denoiser.config.frequencies or ()
         found = zip(state.attributes, state.values, shares, strict=False)
         found = {("" if v > 0 else "no ") + name.replace("_", " "): p if v > 0 else 1 - p for name, v, p in found if v}
         return {words: p for words, p in found.items() if p < RARE}
