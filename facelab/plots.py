@@ -91,15 +91,15 @@ def filmstrip(frames: Iterable[Tensor], captions: Sequence[str] = (), *, every: 
     return show(across, len(shown), captions=[str(captions[i]) for i in shown] if len(captions) else (), **options)
 
 
-def animation(frames: Iterable[Tensor], *, seconds=0.1, side=128, alt="") -> Figure:
-    """An animated PNG of frames (C, H, W) or (B, C, H, W) in [-1, 1], there and back without end.
+def animation(frames: Iterable[Tensor], *, seconds=0.1, back=True, side=128, alt="") -> Figure:
+    """An animated PNG that loops over frames (C, H, W) or (B, C, H, W) in [-1, 1]; the ends stay eight times as long.
 
-    Each frame takes `seconds`, the first and the last one eight times as long.
+    With `back` the frames are played backwards as well, so that the loop has no jump.
     """
     sheets = [_sheet(tiles := _tiles(frame), len(tiles)) for frame in frames]
     if len(sheets) < 2:
         raise ValueError(f"an animation needs at least 2 frames, got {len(sheets)}.")
-    order = sheets + sheets[-2:0:-1]
+    order = sheets + (sheets[-2:0:-1] if back else [])
     durations = [1000 * seconds * (8 if i in (0, len(sheets) - 1) else 1) for i in range(len(order))]
     png = _png(order[0], save_all=True, append_images=order[1:], duration=durations, loop=0)
     width = round(order[0].width * side / tiles.shape[3])

@@ -99,6 +99,7 @@ def test_an_animation_runs_forwards_and_backwards():
         durations.append(image.info["duration"])
     assert levels == [0, 85, 170, 255, 170, 85] and durations == [800, 100, 100, 800, 100, 100]
     assert embedded(moving)[0].is_animated and 'alt="An animation' in moving.page
+    assert plots.animation(grey_levels(3), back=False).image.n_frames == 3
     two = [torch.stack([frame, -frame]) for frame in grey_levels(3)]
     assert plots.animation(two, alt="text").image.size == (18, 8)
     with pytest.raises(ValueError, match="at least 2 frames, got 1"):
