@@ -15,8 +15,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
+from torchvision.utils import make_grid
 
 from facelab.images import to_uint8
 
@@ -47,7 +49,7 @@ class Figure:
         return Path(path)
 
 
-def show(images: Tensor, columns=None, *, captions=(), rows=(), title="", side=None, alt="") -> Figure:
+def show(images: Tensor, columns=None, *, captions=(), rows=(), side=None, alt="") -> Figure:
     """A grid of images (B, C, H, W), or one (C, H, W): floats in [-1, 1] (values outside are clipped) or uint8.
 
     Args:
@@ -57,16 +59,15 @@ def show(images: Tensor, columns=None, *, captions=(), rows=(), title="", side=N
         side: width of each image on the page in pixels; by default 112 for colour and 56 for grey images.
     """
     tiles = _tiles(images)
-    columns, side = columns or math.ceil(len(tiles) ** 0.5), side or (112 if tiles.shape[3] == 3 else 56)
-    scale, count = side / tiles.shape[2], math.ceil(len(tiles) / columns)
+    columns, side = columns or math.ceil(len(tiles) ** 0.5), side or (112 if tiles.shape[1] == 3 else 56)
+    scale, count = side / tiles.shape[3], math.ceil(len(tiles) / columns)
     grid = "An image" if len(tiles) == 1 else f"{len(tiles)} images in {'a row' if count == 1 else f'{count} rows'}"
     texts = (("rows", rows), ("captions", captions))
-    alt = alt or "; ".join([title or grid, *(f"{k}: {', '.join(map(str, v))}" for k, v in texts if len(v))]) + "."
+    alt = alt or "; ".join([grid, *(f"{kind}: {', '.join(map(str, text))}" for kind, text in texts if len(text))]) + "."
     # Smooth enlargement suits faces and digits; toy images of a few pixels should show their pixels.
-    style = "display:block;max-width:none" + (";image-rendering:pixelated" if tiles.shape[2] < 16 else "")
-    above = len(captions) == columns
-    lines = [f"<caption>{escape(title)}</caption>"] if title else []
-    lines += [_text_row(captions, side + GAP * scale)] if above else []
+    style = "display:block;max-width:none" + (";image-rendering:pixelated" if tiles.shape[3] < 16 else "")
+    above, width = len(captions) == columns, f"{side + GAP * scale:.1f}px"
+    lines = [_text_row(captions, width)] if above else []
     for r, label in enumerate([*map(escape, map(str, rows)), *[""] * count][:count]):
         part = slice(r * columns, (r + 1) * columns)
         sheet = _sheet(tiles[part], columns)
@@ -74,7 +75,7 @@ def show(images: Tensor, columns=None, *, captions=(), rows=(), title="", side=N
         image = _img(_png(sheet), text, f"{style};width:{sheet.width * scale:.0f}px")
         head = f'<tr style="background:none"><th style="padding:0 8px;text-align:right">{label}</th>'
         lines.append(f'{head}<td colspan="{columns}" style="padding:1px 0">{image}</td></tr>')
-        lines += [_text_row(captions[part], side + GAP * scale)] if len(captions) and not above else []
+        lines += [_text_row(captions[part], width)] if len(captions) and not above else []
     page = f'<div style="overflow-x:auto"><table style="border:none">{"".join(lines)}</table></div>'
     return Figure(_png(_sheet(tiles, columns)), alt, page=page)
 
@@ -98,13 +99,11 @@ def animation(frames: Iterable[Tensor], *, seconds=0.1, back=True, side=128, alt
     sheets = [_sheet(tiles := _tiles(frame), len(tiles)) for frame in frames]
     if len(sheets) < 2:
         raise ValueError(f"an animation needs at least 2 frames, got {len(sheets)}.")
-    order = [*range(len(sheets)), *(range(len(sheets) - 2, 0, -1) if back else ())]
-    durations = [1000 * seconds * (8 if i in (0, len(sheets) - 1) else 1) for i in order]
-    first, *others = [sheets[i] for i in order]
-    png = _png(first, save_all=True, append_images=others, duration=durations, loop=0)
-    return Figure(
-        png, alt or f"An animation of {len(sheets)} frames.", width=round(first.width * side / tiles.shape[2])
-    )
+    order = sheets + (sheets[-2:0:-1] if back else [])
+    durations = [1000 * seconds * (8 if i in (0, len(sheets) - 1) else 1) for i in range(len(order))]
+    png = _png(order[0], save_all=True, append_images=order[1:], duration=durations, loop=0)
+    width = round(order[0].width * side / tiles.shape[3])
+    return Figure(png, alt or f"An animation of {len(sheets)} frames.", width=width)
 
 
 def hstack(*figures: Figure) -> Figure:
@@ -118,34 +117,28 @@ def hstack(*figures: Figure) -> Figure:
     return Figure(_png(sheet), " Beside it: ".join(figure.alt for figure in figures), page=page)
 
 
-def _tiles(images: Tensor) -> np.ndarray:
-    """(B, H, W, C) uint8, after the checks that every figure of images needs."""
+def _tiles(images: Tensor) -> Tensor:
+    """(B, C, H, W) uint8 on the CPU, after the checks that every figure of images needs."""
     images = images[None] if images.ndim == 3 else images
     if images.ndim != 4 or len(images) == 0 or images.shape[1] not in (1, 3):
         raise ValueError(f"images must be (B, 1 or 3, H, W) or (1 or 3, H, W), got {tuple(images.shape)}.")
     if images.is_floating_point():
         # Noise reaches 5 or 6; values far beyond were never scaled to [-1, 1].
-        if images.abs().max() > 20:
-            raise ValueError(
-                f"images must lie in [-1, 1], got values up to {images.abs().max():.0f}: use x / 127.5 - 1."
-            )
+        if (largest := images.abs().max()) > 20:
+            raise ValueError(f"images must lie in [-1, 1], got values up to {largest:.0f}: use x / 127.5 - 1.")
         images = images.detach().clamp(-1, 1)
-    return to_uint8(images).cpu().permute(0, 2, 3, 1).numpy()
+    return to_uint8(images).cpu()
 
 
-def _sheet(tiles: np.ndarray, columns: int) -> Image.Image:
+def _sheet(tiles: Tensor, columns: int) -> Image.Image:
     """The images row by row at their own size, with transparent gaps."""
-    height, width = (size + GAP for size in tiles.shape[1:3])
-    mode, columns = "RGBA" if tiles.shape[3] == 3 else "LA", min(columns, len(tiles))
-    sheet = Image.new(mode, (columns * width - GAP, math.ceil(len(tiles) / columns) * height - GAP))
-    for i, tile in enumerate(tiles):
-        image = Image.fromarray(tile.squeeze(2) if mode == "LA" else tile)
-        sheet.paste(image.convert(mode), (i % columns * width, i // columns * height))
-    return sheet
+    opaque = torch.cat([tiles, torch.full_like(tiles[:, :1], 255)], 1)
+    sheet = make_grid(F.pad(opaque, (0, GAP, 0, GAP)), columns, padding=0)[:, :-GAP, :-GAP]
+    return Image.fromarray(sheet.movedim(0, -1).numpy())
 
 
-def _text_row(texts: Sequence[str], width: float) -> str:
-    style = f"padding:1px 0;text-align:center;width:{width:.1f}px;min-width:{width:.1f}px"
+def _text_row(texts: Sequence[str], width: str) -> str:
+    style = f"padding:1px 0;text-align:center;width:{width};min-width:{width}"
     cells = "".join(f'<td style="{style}">{escape(str(text))}</td>' for text in texts)
     return f'<tr style="background:none"><td></td>{cells}</tr>'
 
@@ -160,28 +153,20 @@ def _png(image: Image.Image, **options) -> bytes:
     return out.getvalue()
 
 
-def curve(
-    series, *, x="", y="", title="", log="", bands=None, dots=(), marks=None, pale="", size=(6.4, 3.2), alt=""
-) -> Figure:
+def curve(series, *, x="", y="", title="", log="", dots=(), pale="", size=(6.4, 3.2), alt="") -> Figure:
     """Lines {name: (xs, ys)} with a legend; log is "", "x", "y" or "xy".
 
     Args:
-        bands: {name: (lows, highs)}, shaded around the line.
         dots: names of series that are shown as dots without a line.
-        marks: {name: a label for each point}, written beside the points of that line.
         pale: the name of a line that is shown broad and pale, so that it is visible under another one.
     """
-    figure, axes = _axes(size, title, x, y)
-    bands, marks, words = bands or {}, marks or {}, []
+    (figure, axes), words = _axes(size, title, x=x, y=y), []
     for i, (name, (xs, ys)) in enumerate(series.items()):
         xs, ys, colour = np.asarray(xs, float), np.asarray(ys, float), COLOURS[i % len(COLOURS)]
-        style = {"lw": 5, "alpha": 0.4, "zorder": 1} if name == pale else {"lw": 1.6, "zorder": 2 + (name in dots)}
-        style |= {"marker": "o", "ms": 4.5} if name in dots or name in marks else {}
-        axes.plot(xs, ys, color=colour, label=name, ls="" if name in dots else ["-", "--"][i // len(COLOURS)], **style)
-        for label, *point in zip(marks.get(name, ()), xs, ys, strict=False):
-            axes.annotate(label, point, (5, 5), textcoords="offset points", fontsize=8)
-        if name in bands:
-            axes.fill_between(xs, *bands[name], color=colour, alpha=0.2, linewidth=0)
+        style = {"lw": 5, "alpha": 0.4, "zorder": 1} if name == pale else {"lw": 1.6, "zorder": 2}
+        style |= {"ls": ["-", "--"][i // len(COLOURS)]}
+        style |= {"marker": "o", "ms": 4.5, "ls": "", "zorder": 3} if name in dots else {}
+        axes.plot(xs, ys, color=colour, label=name, **style)
         if len(ok := ys[np.isfinite(ys)]):
             words.append(f"{name} goes from {ok[0]:.3g} to {ok[-1]:.3g} (between {ok.min():.3g} and {ok.max():.3g})")
     _log_axes(axes, log)
@@ -197,7 +182,7 @@ def dot_plot(series: dict, names: Sequence[str], *, x="", title="", errors=None,
         errors: {what: (lows, highs)}, intervals shown as whiskers.
         mark: a vertical line, such as chance.
     """
-    figure, axes = _axes((6.4, 1.2 + 0.19 * len(names)), title, x, "")
+    figure, axes = _axes((6.4, 1.2 + 0.19 * len(names)), title, x=x)
     rows, words = np.arange(len(names)), []
     for i, (what, values) in enumerate(series.items()):
         values, colour = np.asarray(values, float), COLOURS[i % len(COLOURS)]
@@ -216,28 +201,24 @@ def dot_plot(series: dict, names: Sequence[str], *, x="", title="", errors=None,
     return _figure(figure, alt or f"{title or x or 'Values'}: {'; '.join(words)}.")
 
 
-def heatmap(matrix, names: Sequence[str], *, rows=None, limit=1.0, title="", alt="") -> Figure:
-    """A matrix (R, K) in colours from -limit (blue) over 0 (white) to limit (red); NaN is grey.
-
-    `names` label the columns, `rows` the rows, by default the same.
-    """
-    matrix, rows = np.asarray(matrix, float), names if rows is None else rows
-    figure, axes = _axes((1.8 + 0.15 * len(names), 1.8 + 0.15 * len(rows)), title, "", "")
-    axes.set_facecolor("0.85")
+def heatmap(matrix, names: Sequence[str], *, title="", alt="") -> Figure:
+    """A matrix (K, K) of correlations in colours from -1 (blue) over 0 (white) to 1 (red)."""
+    matrix, size = np.asarray(matrix, float), 1.8 + 0.15 * len(names)
+    figure, axes = _axes((size, size), title)
     axes.grid(False)
-    figure.colorbar(axes.imshow(matrix, cmap="RdBu_r", vmin=-limit, vmax=limit), ax=axes, shrink=0.6)
+    figure.colorbar(axes.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1), ax=axes, shrink=0.6)
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
-    axes.set_yticks(range(len(rows)), rows, fontsize=7)
+    axes.set_yticks(range(len(names)), names, fontsize=7)
     # The value of a name with itself is left out of the summary.
-    off = np.where([[row == name for name in names] for row in rows], np.nan, matrix)
+    off = np.where(np.eye(len(names)), np.nan, matrix)
     high, low = (np.unravel_index(find(off), off.shape) for find in (np.nanargmax, np.nanargmin))
-    ends = [f"{rows[i]} with {names[j]} {matrix[i, j]:.2f}" for i, j in (high, low)]
+    ends = [f"{names[i]} with {names[j]} {matrix[i, j]:.2f}" for i, j in (high, low)]
     return _figure(figure, alt or f"{title or 'A matrix'}: highest {ends[0]}, lowest {ends[1]}.")
 
 
 def gaussian_scatter(series: dict[str, Tensor], *, title="", alt="") -> Figure:
     """Points (N, 2) of each set with the two-standard-deviation ellipse of their mean and covariance."""
-    figure, axes = _axes((4.6, 4.6), title, "", "")
+    figure, axes = _axes((4.6, 4.6), title)
     turn, words = np.linspace(0, 2 * np.pi, 200), []
     for (name, points), colour in zip(series.items(), COLOURS, strict=False):
         points = np.asarray(points, float)
@@ -271,7 +252,7 @@ def unet_diagram(stages: Sequence[Stage], *, title="", alt="") -> Figure:
 
     Arrows from below show where the timestep and the condition enter (`Stage.inputs`, such as "t + condition").
     """
-    figure, axes = _axes((9.6, 3.6), title, "", "")
+    figure, axes = _axes((9.6, 3.6), title)
     axes.axis("off")
     axes.set(xlim=(-0.6, len(stages) - 0.4), ylim=(-1.0, 1.15))
     halves = [0.12 + 0.38 * stage.side / max(s.side for s in stages) for stage in stages]
@@ -301,39 +282,34 @@ def process_diagram(frames: Sequence[Tensor], labels: Sequence[str], *, alt="") 
 
     `labels` are formulas without dollar signs, such as "x_{499}", one under each frame.
     """
-    figure, axes = _axes((9.0, 3.0), "", "", "")
+    figure, axes = _axes((9.0, 3.0))
     axes.axis("off")
-    last, tiles = len(frames) - 1, _tiles(torch.stack(list(frames)))
+    last, tiles = len(frames) - 1, _tiles(torch.stack(list(frames))).movedim(1, -1)
     for i, (tile, label) in enumerate(zip(tiles, labels, strict=True)):
-        colours = {"cmap": "gray", "vmin": 0, "vmax": 255} if tile.shape[2] == 1 else {}
-        axes.imshow(tile.squeeze(), extent=(i - 0.36, i + 0.36, -0.36, 0.36), interpolation="bicubic", **colours)
+        axes.imshow(tile, "gray", vmin=0, vmax=255, extent=(i - 0.36, i + 0.36, -0.36, 0.36), interpolation="bicubic")
         axes.text(i, -0.39, f"${label}$", ha="center", va="top", fontsize=11)
     axes.set(xlim=(-0.45, last + 0.45), ylim=(-0.92, 0.72))
-    texts = (
-        ("forward process: add noise,  $x_t = signal_t\\, x_0 + sigma_t\\, \\epsilon$", (0, last), 0.45, COLOURS[1]),
-        (
-            r"reverse process: predict $\hat{x}_0$ from $x_t$, then step from $t$ to $s < t$",
-            (last, 0),
-            -0.67,
-            COLOURS[0],
-        ),
-    )
-    for text, (start, end), y, colour in texts:
-        axes.annotate("", (end, y), (start, y), arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 2})
-        side = {"va": "bottom", "y": y + 0.05} if y > 0 else {"va": "top", "y": y - 0.05}
-        axes.text(last / 2, s=text, ha="center", color=colour, fontsize=11, **side)
+    forward = "forward process: add noise,  $x_t = signal_t\\, x_0 + sigma_t\\, \\epsilon$"
+    reverse = r"reverse process: predict $\hat{x}_0$ from $x_t$, then step from $t$ to $s < t$"
+    for text, start, y, colour, va in (
+        (forward, 0, 0.45, COLOURS[1], "bottom"),
+        (reverse, last, -0.67, COLOURS[0], "top"),
+    ):
+        arrow = {"arrowstyle": "-|>", "color": colour, "lw": 2}
+        axes.annotate("", (last - start, y), (start, y), arrowprops=arrow)
+        axes.text(last / 2, y + math.copysign(0.05, y), text, ha="center", va=va, color=colour, fontsize=11)
     return _figure(figure, alt or f"Forward and reverse process: {', '.join(labels)}.", colours=None)
 
 
 def guidance_diagram(estimates: Tensor, scales: Sequence[float], *, alt="") -> Figure:
     """x_0_hat (B, C, H, W) at rising guidance scales, on the line from the unconditional (0) through the conditional one (1)."""
-    figure, axes = _axes((9.0, 3.5), "", "", "")
+    figure, axes = _axes((9.0, 3.5))
     axes.axis("off")
     last, half = max(scales), 0.4 * min(b - a for a, b in itertools.pairwise(scales))
     axes.set(xlim=(min(scales) - 0.55, last + 0.55), ylim=(-0.78, 2 * half + 0.16))
-    for tile, scale in zip(_tiles(estimates), scales, strict=True):
-        colours = {"cmap": "gray", "vmin": 0, "vmax": 255} if tile.shape[2] == 1 else {}
-        axes.imshow(tile.squeeze(), extent=(scale - half, scale + half, 0.14, 0.14 + 2 * half), **colours)
+    for tile, scale in zip(_tiles(estimates).movedim(1, -1), scales, strict=True):
+        extent = scale - half, scale + half, 0.14, 0.14 + 2 * half
+        axes.imshow(tile, "gray", vmin=0, vmax=255, extent=extent)
         name = {0: "unconditional", 1: "conditional"}.get(scale, "guided")
         axes.text(scale, -0.1, f"{name}\nscale {scale:g}", ha="center", va="top", fontsize=11)
     texts = "what the\ncondition changes", "guidance: (scale $-$ 1) times the same vector"
@@ -351,39 +327,36 @@ def interval_panels(panels: dict, xs: Sequence, *, x="", references=None, alt=""
 
     `references`: {title: {label: value}}, dashed lines such as chance.
     """
-    from matplotlib.figure import Figure as Plot
-
-    figure, words = Plot((3.5 * len(panels), 3.3), dpi=150, layout="constrained"), []
-    for (title, lines), axes in zip(panels.items(), figure.subplots(1, len(panels), squeeze=False)[0], strict=True):
-        places = np.arange(len(xs))
-        for i, (name, values) in enumerate(lines.items()):
-            colour, found = COLOURS[i], np.array([(one.value, one.low, one.high) for one in values]).T
-            axes.plot(places, found[0], "-o", color=colour, ms=5, label=name)
-            axes.fill_between(places, *found[1:], color=colour, alpha=0.2, linewidth=0)
-            words.append(f"{title}, {name}: {found[0][0]:.2f} at {xs[0]} to {found[0][-1]:.2f} at {xs[-1]}")
+    (figure, *all_axes), words = _axes((3.5 * len(panels), 3.3), *panels, x=x), []
+    places = np.arange(len(xs))
+    for (title, lines), axes in zip(panels.items(), all_axes, strict=True):
+        for (name, values), colour in zip(lines.items(), COLOURS, strict=False):
+            value, low, high = np.array([(one.value, one.low, one.high) for one in values]).T
+            axes.plot(places, value, "-o", color=colour, ms=5, label=name)
+            axes.fill_between(places, low, high, color=colour, alpha=0.2, linewidth=0)
+            words.append(f"{title}, {name}: {value[0]:.2f} at {xs[0]} to {value[-1]:.2f} at {xs[-1]}")
         for label, value in (references or {}).get(title, {}).items():
             axes.axhline(value, color="0.35", ls="--", lw=1.2)
             place = {"xycoords": ("axes fraction", "data"), "xytext": (-2, 2), "textcoords": "offset points"}
             axes.annotate(label, (1, value), ha="right", fontsize=8.5, **place)
             words.append(f"{label} {value:.2f}")
         axes.set_xticks(places, [str(one) for one in xs])
-        axes.set(title=title, xlabel=x)
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
         if len(lines) > 1:
             axes.legend(frameon=False, fontsize=8.5)
     return _figure(figure, alt or "; ".join(words) + ".")
 
 
-def _axes(size, title: str, x: str, y: str):
+def _axes(size, *titles: str, x="", y="") -> list:
+    """A matplotlib figure of this size in inches, and axes side by side, one for each title."""
     from matplotlib.figure import Figure as Plot
 
     figure = Plot(size, dpi=150, layout="constrained")
-    axes = figure.add_subplot()
-    axes.set(xlabel=x, ylabel=y, title=title)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+    found = [figure, *figure.subplots(1, len(titles) or 1, squeeze=False)[0]]
+    for axes, title in zip(found[1:], titles or [""], strict=True):
+        axes.set(xlabel=x, ylabel=y, title=title)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    return found
 
 
 def _log_axes(axes, names: str) -> None:

@@ -55,10 +55,7 @@ def test_a_grid_is_in_reading_order():
 
 def test_every_image_has_alt_text():
     one = plots.show(torch.zeros(4, 1, 8, 8), 2, rows=["a", "b"], captions=["c", "d"])
-    assert (
-        one.alt == "4 images in 2 rows; rows: a, b; captions: c, d."
-        and one._repr_mimebundle_()["text/plain"] == one.alt
-    )
+    assert one.alt == "4 images in 2 rows; rows: a, b; captions: c, d." == one._repr_mimebundle_()["text/plain"]
     assert re.findall(r'alt="([^"]*)"', one.page) == [one.alt, "Row 2 of 2: b."]
     assert all(f">{word}</t" in one.page for word in "abcd"), "captions are text of the page, in its theme"
     under = plots.show(torch.zeros(3, 1, 8, 8), 2, captions=["x", "y", "z"])
@@ -81,15 +78,14 @@ def test_figures_side_by_side(tmp_path):
     assert Image.open(both.save(tmp_path / "both.png")).convert("RGB").getpixel((3, 3)) == (255, 0, 0)
 
 
-@pytest.mark.parametrize("shape", [(2, 2, 8, 8), (0, 1, 8, 8), (8, 8), (1, 1, 1, 8, 8)])
-def test_wrong_shapes_are_refused(shape):
-    with pytest.raises(ValueError, match=r"images must be \(B, 1 or 3, H, W\)"):
-        plots.show(torch.zeros(shape))
-
-
-def test_floats_from_0_to_255_are_refused():
-    with pytest.raises(ValueError, match=r"lie in \[-1, 1\], got values up to 255: use x / 127.5 - 1"):
-        plots.show(torch.full((1, 8, 8), 255.0))
+@pytest.mark.parametrize(
+    "images, message",
+    [(torch.zeros(shape), r"\(B, 1 or 3, H, W\)") for shape in ((2, 2, 8, 8), (0, 1, 8, 8), (8, 8), (1, 1, 1, 8, 8))]
+    + [(torch.full((1, 8, 8), 255.0), r"lie in \[-1, 1\], got values up to 255: use x / 127.5 - 1")],
+)
+def test_wrong_shapes_and_floats_from_0_to_255_are_refused(images, message):
+    with pytest.raises(ValueError, match=f"images must (be )?{message}"):
+        plots.show(images)
 
 
 def test_an_animation_runs_forwards_and_backwards():
@@ -136,28 +132,21 @@ def test_a_curve_describes_its_series_and_a_pale_line_lies_behind(monkeypatch):
     assert behind.get_linewidth() > 2 * front.get_linewidth() and behind.get_zorder() < front.get_zorder()
 
 
-def test_marks_dots_and_bands(monkeypatch):
-    line = {"scale": ([0.0, 1.0, 2.0], [0.0, 1.0, 0.0])}
-    axes = axes_of(monkeypatch, series=line, marks={"scale": ["0", "1", "2"]}, bands={"scale": ([0] * 3, [1] * 3)})
-    assert [text.get_text() for text in axes.texts] == ["0", "1", "2"] and len(axes.collections) == 1
-    assert axes_of(monkeypatch, series=line, dots=["scale"]).lines[0].get_linestyle() == "None"
+def test_dots_have_no_line(monkeypatch):
+    axes = axes_of(monkeypatch, series={"scale": ([0.0, 1.0, 2.0], [0.0, 1.0, 0.0])}, dots=["scale"])
+    assert axes.lines[0].get_linestyle() == "None" and axes.lines[0].get_marker() == "o"
 
 
 def test_a_dot_plot_describes_lowest_and_highest_and_leaves_gaps():
     values = {"here": [0.5, 0.1, float("nan")], "there": [0.2, 0.9, 0.4]}
-    figure = plots.dot_plot(
-        values, ["Hat", "Smile", "Beard"], x="share", errors={"here": ([0, 0, 0], [1, 1, 1])}, mark=0.5
-    )
-    assert (
-        "here from 0.10 (Smile) to 0.50 (Hat)" in figure.alt and "there from 0.20 (Hat) to 0.90 (Smile)" in figure.alt
-    )
+    errors = {"here": ([0, 0, 0], [1, 1, 1])}
+    alt = plots.dot_plot(values, ["Hat", "Smile", "Beard"], x="share", errors=errors, mark=0.5).alt
+    assert "here from 0.10 (Smile) to 0.50 (Hat)" in alt and "there from 0.20 (Hat) to 0.90 (Smile)" in alt
 
 
 def test_a_heatmap_describes_the_highest_and_the_lowest_pair():
     square = plots.heatmap([[1, 0.3, -0.8], [0.3, 1, 0.1], [-0.8, 0.1, 1]], ["Hat", "Smile", "Beard"], title="together")
     assert square.alt == "together: highest Hat with Smile 0.30, lowest Hat with Beard -0.80."
-    other = plots.heatmap([[0.9, np.nan, -0.2], [0.1, 0.8, 0.3]], ["a", "b", "c"], rows=["a", "b"], title="leakage")
-    assert other.alt == "leakage: highest b with c 0.30, lowest a with c -0.20."
 
 
 def test_gaussian_scatter_describes_mean_and_standard_deviations():

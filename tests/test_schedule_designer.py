@@ -28,24 +28,21 @@ def images_in(page: str) -> list[tuple[str, bytes, str]]:
 
 def chart_in(svg: bytes) -> tuple[dict, dict]:
     """{colour: heights of the line} and {colour: (position, height) of its dot}, from 0 to 1."""
-    tree, tag = ET.fromstring(svg), "{http://www.w3.org/2000/svg}"
-    lines = {
-        line.get("stroke"): [(170 - float(point.split(",")[1])) / 140 for point in line.get("points").split()]
-        for line in tree.iter(f"{tag}polyline")
-    }
-    dots = {
-        dot.get("fill"): ((float(dot.get("cx")) - 38) / 228, (170 - float(dot.get("cy"))) / 140)
-        for dot in tree.iter(f"{tag}circle")
-    }
+    lines, dots = {}, {}
+    for part in ET.fromstring(svg).iter():
+        if part.tag.endswith("polyline"):
+            points = [point.split(",") for point in part.get("points").split()]
+            lines[part.get("stroke")] = [(170 - float(y)) / 140 for _, y in points]
+        elif part.tag.endswith("circle"):
+            dots[part.get("fill")] = (float(part.get("cx")) - 38) / 228, (170 - float(part.get("cy"))) / 140
     return lines, dots
 
 
 @pytest.mark.parametrize("name, timesteps, zero", EVERY)
-def test_the_summary_is_that_of_the_schedule(name, timesteps, zero):
-    design = ScheduleDesign(name, timesteps, zero_snr=zero, t=timesteps // 2)
-    found = re.fullmatch(
-        r"At the last timestep, (\d+), (\S+) % of the image is left \(SNR (\S+)\): (.+)", design.summary()
-    )
+def test_summary_and_charts_are_those_of_the_schedule(name, timesteps, zero):
+    design = ScheduleDesign(name, timesteps, zero_snr=zero, t=timesteps // 3)
+    sentence = r"At the last timestep, (\d+), (\S+) % of the image is left \(SNR (\S+)\): (.+)"
+    found = re.fullmatch(sentence, design.summary())
     signal, sigma = design.schedule(timesteps - 1)
     assert len(design.schedule) == timesteps == int(found[1]) + 1
     assert float(found[2]) == pytest.approx(100 * signal, rel=6e-3)
@@ -54,17 +51,6 @@ def test_the_summary_is_that_of_the_schedule(name, timesteps, zero):
     assert found[4] == list(TERMINAL_SNR.values())[int((bounds < signal).sum())]
     assert (signal == 0) == (zero or name == "rectified_flow")
 
-
-def test_the_summary_distinguishes_four_terminal_snrs():
-    ends = (("linear", 100), ("linear", 700), ("linear", 1000), ("rectified_flow", 1000))
-    designs = [ScheduleDesign(*end) for end in ends]
-    assert [design.summary().split(": ")[1] for design in designs] == list(TERMINAL_SNR.values())[::-1]
-    assert "60.3 % of the image is left (SNR 0.571): sampling from pure noise would start in" in designs[0].summary()
-
-
-@pytest.mark.parametrize("name, timesteps, zero", EVERY)
-def test_the_charts_are_those_of_the_schedule(name, timesteps, zero):
-    design = ScheduleDesign(name, timesteps, zero_snr=zero, t=timesteps // 3)
     (_, rates, alt), (_, ratio, ratio_alt) = images_in("".join(design.charts()))
     lines, dots = chart_in(rates)
     for which, colour in enumerate((controls.BLUE, controls.RED)):
@@ -79,23 +65,24 @@ def test_the_charts_are_those_of_the_schedule(name, timesteps, zero):
         assert all(design.mixture(t) in text for t in (0, timesteps // 3, timesteps - 1))
 
 
+def test_the_summary_distinguishes_four_terminal_snrs():
+    ends = (("linear", 100), ("linear", 700), ("linear", 1000), ("rectified_flow", 1000))
+    designs = [ScheduleDesign(*end) for end in ends]
+    assert [design.summary().split(": ")[1] for design in designs] == list(TERMINAL_SNR.values())[::-1]
+    assert "60.3 % of the image is left (SNR 0.571): sampling from pure noise would start in" in designs[0].summary()
+
+
 def test_the_images_are_those_of_add_noise():
     design = ScheduleDesign("cosine", 10, t=4)
-    here, *process = images_in("".join(design.images(IMAGE)))
-    assert "Timestep 4: " in here[2] and "timesteps 0, 1, 3, 4." in process[0][2] and "5, 6, 8, 9." in process[1][2]
-    eps = noise(1, (3, 8, 8))
-
-    def shown(png, left, top, scale):
-        pixels = np.asarray(Image.open(io.BytesIO(png)))
-        return pixels[top : top + 8 * scale : scale, left : left + 8 * scale : scale]
-
-    def expected(t):
-        return to_uint8(design.schedule.add_noise(IMAGE[None], eps, t).clamp(-1, 1))[0].permute(1, 2, 0).numpy()
-
-    assert (shown(here[1], 0, 0, 22) == expected(4)).all()
-    for i, t in enumerate((0, 1, 3, 4)):
-        assert (shown(process[0][1], (2 + i * 10) * 11, 22, 11) == expected(t)).all()
-    assert (shown(process[1][1], (2 + 3 * 10) * 11, 22, 11) == expected(9)).all()
+    (_, here, alt), (_, early, early_alt), (_, late, late_alt) = images_in("".join(design.images(IMAGE)))
+    assert "Timestep 4: " in alt and "timesteps 0, 1, 3, 4." in early_alt and "5, 6, 8, 9." in late_alt
+    cells = [(here, 0, 0, 22, 4)]
+    for png, timesteps in ((early, (0, 1, 3, 4)), (late, (5, 6, 8, 9))):
+        cells += [(png, (2 + i * 10) * 11, 22, 11, t) for i, t in enumerate(timesteps)]
+    for png, left, top, scale, t in cells:
+        x_t = design.schedule.add_noise(IMAGE[None], noise(1, (3, 8, 8)), t).clamp(-1, 1)
+        pixels = np.asarray(Image.open(io.BytesIO(png)))[top : top + 8 * scale : scale, left : left + 8 * scale : scale]
+        assert (pixels == to_uint8(x_t)[0].permute(1, 2, 0).numpy()).all()
 
 
 def test_a_parameter_changes_its_own_schedule_only():
@@ -134,7 +121,7 @@ def test_every_control_changes_figure_text_and_schedule(designer, monkeypatch, m
     monkeypatch.setattr(ScheduleDesign, "charts", lambda design: redraws.append(design) or charts(design))
     move(designer)
     after = images_in(designer.figure.value)
-    assert designer.design == expected and torch.equal(designer.schedule.signal, expected.schedule.signal)
+    assert designer.design == expected
     assert redraws == [expected], "one move, one update"
     assert len(after) == len(before) == 5 and [alt for *_, alt in after] != [alt for *_, alt in before]
     assert after[0][1] != before[0][1] and after[1][1] != before[1][1]
@@ -184,7 +171,7 @@ def test_an_error_is_shown_and_the_last_design_stays(designer, monkeypatch):
         designer.name.value = "linear"
         assert "&lt;b&gt; &amp; so on" in designer.text.value
     designer.name.value = "sigmoid"
-    assert ScheduleDesign("sigmoid").summary() in designer.text.value and designer.schedule.name == "sigmoid"
+    assert ScheduleDesign("sigmoid").summary() in designer.text.value
 
 
 def test_any_image(designer):

@@ -30,15 +30,10 @@ class LabelledSlider(ipywidgets.HBox):
         ipywidgets.link((self.slider, "value"), (self.number, "value"), transform=rounded)
         super().__init__([self.number, self.slider], layout={"flex_flow": "row wrap"})
 
-    def set_max(self, high) -> None:
-        """Change the largest value."""
-        self.slider.max = self.number.max = high
-
 
 def img(data: bytes, alt: str, style: str = WHITE) -> str:
     """HTML of a PNG or SVG image; `ipywidgets.Image` has no alt text."""
-    kind = "png" if data.startswith(b"\x89PNG") else "svg+xml"
-    code = base64.b64encode(data).decode()
+    kind, code = "png" if data.startswith(b"\x89PNG") else "svg+xml", base64.b64encode(data).decode()
     return f'<img src="data:image/{kind};base64,{code}" alt="{html.escape(alt)}" style="{style}">'
 
 
@@ -55,12 +50,21 @@ def one_sentence(error: Exception) -> str:
     return text or type(error).__name__
 
 
+def status(show) -> str:
+    """The HTML text that `show()` returns, or its error in one sentence."""
+    try:
+        text = show()
+    except Exception as error:  # otherwise it would disappear in a log
+        text = f"<b>This cannot be shown:</b> {html.escape(one_sentence(error))}"
+    return f'<div role="status" style="line-height: 1.5; margin: 4px 0">{text}</div>'
+
+
 def line_chart(lines: dict[str, tuple[Tensor, str]], grid: dict[float, str], at: int, first: int = 0) -> bytes:
     """An SVG of {name: (heights (N,) in [0, 1], colour)}, with a dot at index `at`; ten times as fast as matplotlib.
 
     Grey lines are thin, behind the others and without a dot. `grid` labels heights; `first` is the number of index 0.
     """
-    count = max(len(heights) for heights, _ in lines.values())
+    count = len(next(iter(lines.values()))[0])
 
     def x(index):
         return round(38 + 228 * index / max(1, count - 1), 1)

@@ -8,7 +8,6 @@ from a callback, and plain Python run it in the callback. There are no threads.
 
 import asyncio
 import dataclasses
-import functools
 import html
 import itertools
 import json
@@ -24,9 +23,7 @@ import torch
 from torch import Tensor
 
 from facelab.attributes import CELEBA, DIGITS, SYNTHETIC, Attributes
-from facelab.data.synthetic_faces import sample_attributes
-from facelab.evaluation.report import results
-from facelab.guidance import autoguidance, cfg
+from facelab.guidance import cfg
 from facelab.images import generation_record, open_image, png_bytes, save_png, to_uint8
 from facelab.pretrained import Pretrained, load
 from facelab.samplers import DDIM, AdamsBashforth, noise, trajectory
@@ -48,9 +45,7 @@ class ExplorerState:
     """What decides the images: the condition, the noise, and how they are sampled.
 
     Args:
-        attributes: of the model.
         values: one number in [-1, 1] for each attribute, 0 unspecified; all unspecified by default.
-        seed: of the noise.
         n: number of images, each from noise of its own.
     """
 
@@ -69,10 +64,8 @@ class ExplorerState:
             if isinstance(value, bool) or not isinstance(value, Integral) or not low <= value <= high:
                 raise ValueError(f"{field} must be a whole number from {low} to {high}, got {value!r}.")
             object.__setattr__(self, field, int(value))
-        object.__setattr__(self, "values", self._encode(dict(zip(self.attributes, self.values, strict=False))))
-
-    def _encode(self, values: dict[str, float]) -> tuple[float, ...]:
-        return tuple(round(value, 4) for value in self.attributes.encode(**values).tolist())
+        cond = self.attributes.encode(**dict(zip(self.attributes, self.values, strict=False)))
+        object.__setattr__(self, "values", tuple(round(value, 4) for value in cond.tolist()))
 
     @property
     def cond(self) -> Tensor:
@@ -95,7 +88,7 @@ class ExplorerState:
     def set(self, name: str, value: float) -> "ExplorerState":
         """The same with one attribute changed; of exclusive attributes, a yes makes the others unspecified."""
         others = {} if self.attributes.exclusive and value == 1 else self.specified
-        return self.replace(values=self._encode(others | {name: value}))
+        return self.replace(values=tuple(self.attributes.encode(**others | {name: value}).tolist()))
 
     def unconditional(self) -> "ExplorerState":
         """The same noise under the null condition."""
@@ -106,74 +99,42 @@ class ExplorerState:
         pairs = zip(self.values, other.values, strict=True)
         return self.replace(values=tuple(a + weight * (b - a) for a, b in pairs))
 
-    def random(self, seed: int) -> "ExplorerState":
-        """Another noise seed, and up to three attributes that occur together in the data."""
-        rng, names = random.Random(seed), [*self.attributes]
-        if {*SYNTHETIC} <= {*names}:  # synthetic faces have CelebA's label statistics
-            names = [name for name, value in zip(SYNTHETIC, sample_attributes(1, seed)[0], strict=True) if value > 0]
-        chosen = rng.sample(names, 1 if self.attributes.exclusive else min(3, len(names)))
-        return self.replace(values=self._encode(dict.fromkeys(chosen, 1)), seed=rng.randrange(1, 10_000))
-
     def predicted(self, probabilities: Tensor) -> "ExplorerState":
         """The condition that a classifier predicts: values of at least 75 % probability (K,), or the most likely class."""
         if self.attributes.exclusive:
-            return self.replace(values=()).set(self.attributes.names[int(probabilities.argmax())], 1)
+            return self.set(self.attributes.names[int(probabilities.argmax())], 1)
         values = (probabilities > 0.75).float() - (probabilities < 0.25).float()
         return self.replace(values=tuple(values.tolist()))
 
     def code(self, model: str) -> str:
         """Four lines of Python that generate and show the same images."""
-        cond = json.dumps(
-            {name: int(value) if value == int(value) else value for name, value in self.specified.items()}
-        )
+        cond = json.dumps({name: int(v) if v == int(v) else v for name, v in self.specified.items()})
         how = f"n={self.n}, guidance_scale={self.guidance_scale}, steps={self.steps}, seed={self.seed}"
         return (
             f"import facelab\nmodel = facelab.load({json.dumps(model)})\n"
             f"images = facelab.generate(model, {cond}, {how})\nfacelab.show(images, {self.n})"
         )
 
-    def rare(self) -> dict[str, float]:
-        """{value in words: its frequency} of the specified values that few training images have."""
-        shares = zip(self.attributes, self.values, frequencies(self.attributes) or (), strict=False)
-        found = {("" if v > 0 else "no ") + name: p if v > 0 else 1 - p for name, v, p in shares if v}
-        return {words.replace("_", " "): p for words, p in found.items() if p < RARE}
-
-
-@functools.cache
-def frequencies(attributes: Attributes) -> tuple[float, ...] | None:
-    """How often each attribute is present in the training data of the shipped weights."""
-    if attributes == CELEBA:
-        return tuple(results("celeba_labels")["frequencies"])
-    return tuple((sample_attributes(12_000) > 0).double().mean(0).tolist()) if attributes == SYNTHETIC else None
-
 
 class StateSampler:
     """Generates and classifies the images of a state, and caches them.
 
-    Its generators pause after every step, so that the caller can stop in between or let other work run. `weak` is a denoiser for
-    autoguidance at `weak_scale`.
+    Its generators pause after every step, so that the caller can stop in between or let other work run.
     """
 
-    def __init__(self, model: Pretrained, classifier=None, weak=None, weak_scale: float = 2.0):
+    def __init__(self, model: Pretrained, classifier=None):
         if getattr(model, "denoiser", None) is None:
             name = getattr(model, "name", model)
             raise ValueError(f"the explorer needs a denoiser, such as facelab.load('celeba'), got {name!r}.")
-        self.model, self.classifier, self.weak, self.weak_scale = model, classifier, weak, weak_scale
-        self.cache: dict[ExplorerState, tuple[Tensor, Tensor | None]] = {}
-        self.no_prediction = ""  # why there is none
+        self.model, self.classifier = model, classifier
+        self.sampler = DDIM if model.schedule.variance_preserving else AdamsBashforth  # as in `samplers.generate`
+        self.cache: dict[ExplorerState, tuple[Tensor, Tensor | Exception]] = {}
         self._seconds: dict[int, float] = {}  # of one unguided step, by number of images
-
-    @property
-    def sampler(self) -> type:
-        """The same default as in `samplers.generate`."""
-        return DDIM if self.model.schedule.variance_preserving else AdamsBashforth
 
     def frames(self, state: ExplorerState, preview: int = 0) -> Iterator[Tensor]:
         """x_T and x_s after every step, or the `preview` steps of an unguided preview, at half the cost of guided ones."""
         net, cond = self.model.denoiser, state.cond
         denoise = cfg(net, state.guidance_scale) if state.specified and not preview else net
-        if self.weak is not None and not preview:
-            denoise = autoguidance(denoise, self.weak, self.weak_scale)
         if preview and state.guidance_scale <= 0:
             cond = torch.zeros_like(cond)
         x_T = noise(state.n, self.model.shape, state.seed).to(getattr(net, "device", "cpu"))
@@ -195,13 +156,16 @@ class StateSampler:
         return images.clamp(-1, 1).cpu()
 
     def finish(self, state: ExplorerState) -> Iterator[int]:
-        """Yields the number of finished steps; afterwards `cache[state]` is (images, probabilities or None)."""
+        """Yields the number of finished steps; then `cache[state]` is (images, probabilities, or why there are none)."""
         found = self.cache.pop(state, None)
         if found is None:
             for step, images in enumerate(self.frames(state)):  # noqa: B007
                 yield step
             images = images.clamp(-1, 1).cpu()
-            found = images, self.probabilities(images)
+            try:
+                found = images, self.probabilities(images)
+            except Exception as error:
+                found = images, error
         self.cache[state] = found  # at the end, where the most recent ones are
         while len(self.cache) > CACHED:
             self.cache.pop(next(iter(self.cache)), None)
@@ -212,39 +176,35 @@ class StateSampler:
             pass
         return self.cache[state][0]
 
-    def probabilities(self, images: Tensor) -> Tensor | None:
-        """The classifier's probabilities (B, K) for images as they would be saved; None without a usable classifier."""
-        try:
-            if self.classifier is None:
-                if self.model.attributes not in CLASSIFIERS:
-                    raise ValueError("No shipped classifier predicts these attributes.")
-                self.classifier = load(CLASSIFIERS[self.model.attributes]).classifier
-            self.no_prediction = ""
-            return self.classifier.predict_proba(to_uint8(images).float() / 127.5 - 1)
-        except Exception as error:
-            self.no_prediction = one_sentence(error)
-            return None
+    def probabilities(self, images: Tensor) -> Tensor:
+        """The classifier's probabilities (B, K) for images as they would be saved."""
+        if self.classifier is None:
+            if self.model.attributes not in CLASSIFIERS:
+                raise ValueError("No shipped classifier predicts these attributes.")
+            self.classifier = load(CLASSIFIERS[self.model.attributes]).classifier
+        return self.classifier.predict_proba(to_uint8(images).float() / 127.5 - 1)
 
     def prediction(self, state: ExplorerState) -> str:
         """HTML: what the classifier predicts of the specified attributes, or else the five most probable ones."""
-        if (probabilities := self.cache[state][1]) is None:
-            return html.escape(self.no_prediction)
+        if isinstance(probabilities := self.cache[state][1], Exception):
+            return html.escape(one_sentence(probabilities))
         exclusive, groups = state.attributes.exclusive, state.attributes.groups.values()
         present = probabilities == probabilities.amax(1, keepdim=True) if exclusive else probabilities > 0.5
         yes = dict(zip(state.attributes, present.sum(0).tolist(), strict=True))
         names = [name for group in groups for name in group if name in state.specified]
-        if not state.specified:
-            mean = dict(zip(state.attributes, probabilities.mean(0).tolist(), strict=True))
-            likely = (name for name in sorted(mean, key=mean.get, reverse=True) if 2 * yes[name] > state.n)
-            names = list(itertools.islice(likely, 1 if exclusive else 5))
+        if not names:
+            order = probabilities.mean(0).argsort(descending=True, stable=True).tolist()
+            likely = [state.attributes.names[i] for i in order]
+            names = [name for name in likely if 2 * yes[name] > state.n][: 1 if exclusive else 5]
         found = ", ".join(_predicted(name, state, yes[name]) for name in names) or "no attribute"
         return f"<b>The classifier predicts:</b> {found}."
 
-    def record(self, state: ExplorerState) -> dict:
-        """What it takes to generate the same images again."""
-        how = {"guidance_scale": state.guidance_scale, "steps": state.steps, "seed": state.seed, "n": state.n}
-        how |= {"weak_scale": self.weak_scale} if self.weak is not None else {}
-        return generation_record(self.model, state.cond, sampler=self.sampler, **how)
+    def rare(self, state: ExplorerState) -> dict[str, float]:
+        """{value in words: its frequency} of the specified values that few images of the training data have."""
+        shares = self.model.denoiser.config.frequencies or ()
+        found = zip(state.attributes, state.values, shares, strict=False)
+        found = {("" if v > 0 else "no ") + name.replace("_", " "): p if v > 0 else 1 - p for name, v, p in found if v}
+        return {words: p for words, p in found.items() if p < RARE}
 
 
 class AttributeControls(ipywidgets.VBox):
@@ -255,7 +215,7 @@ class AttributeControls(ipywidgets.VBox):
 
     def __init__(self, attributes: Attributes, changed, live: bool = True):
         self.attributes, self.changed, self.live = attributes, changed, live
-        self.values = (0.0,) * len(attributes)
+        self.values = dict.fromkeys(attributes, 0.0)
         self.buttons: dict[str, tuple[ipywidgets.Widget, ...]] = {}  # the box, "yes", "no"
         self.sliders: dict[str, LabelledSlider] = {}
         # One layout and style for all: forty attributes would have hundreds of models otherwise.
@@ -265,36 +225,36 @@ class AttributeControls(ipywidgets.VBox):
 
     def update(self, state: ExplorerState) -> None:
         """Show the condition of a state; only controls that differ are touched."""
-        before, self.values = self.values, state.values
-        for name, old, new in zip(self.attributes, before, self.values, strict=True):
-            if new != old:
-                self._show(name, new)
+        for name, value in zip(self.attributes, state.values, strict=True):
+            if value != self.values[name]:
+                self._show(name, value)
 
     def _group(self, group: str, names) -> ipywidgets.Box:
         title = "choose one" if self.attributes.exclusive else group
         buttons, sliders = _box("chips", *map(self._attribute, names)), _box("sliders")
-        switch = ipywidgets.Button(description="as sliders", tooltip=f"{title} as sliders")
+        switch = ipywidgets.Button()
 
-        def switched(_):
-            opening = sliders.layout.display == "none"
-            sliders.children = sliders.children or [self._slider(name) for name in names]
-            sliders.layout.display, buttons.layout.display = ("flex", "none") if opening else ("none", "")
-            switch.description = "as buttons" if opening else "as sliders"
+        def show(as_sliders: bool) -> None:
+            if as_sliders and not sliders.children:
+                sliders.children = [self._slider(name) for name in names]
+            sliders.layout.display, buttons.layout.display = ("flex", "none") if as_sliders else ("none", "")
+            switch.description = "as buttons" if as_sliders else "as sliders"
             switch.tooltip = f"{title} {switch.description}"
 
-        switch.on_click(switched)
+        switch.on_click(lambda _: show(switch.description == "as sliders"))
         switch.add_class("facelab-switch")
-        sliders.layout.display = "none"
-        return _box(
-            "group", _box("group-head", ipywidgets.HTML(f"<b>{html.escape(title)}</b>"), switch), buttons, sliders
-        )
+        show(False)
+        head = _box("group-head", ipywidgets.HTML(f"<b>{html.escape(title)}</b>"), switch)
+        return _box("group", head, buttons, sliders)
 
     def _attribute(self, name: str) -> ipywidgets.Box:
         word, buttons = name.replace("_", " "), []
-        for value, description in ((1.0, word), (-1.0, f"no {word}"))[: 1 if self.attributes.exclusive else 2]:
+        kinds = (1.0, "yes", word), (-1.0, "no", f"no {word}")
+        for value, kind, description in kinds[: 1 if self.attributes.exclusive else 2]:
             button = ipywidgets.Button(description=description, **self._shared)
-            button.on_click(lambda _, value=value: self._press(name, value))
-            button.add_class("facelab-yes" if value > 0 else "facelab-no")
+            # Pressed again, it becomes unspecified.
+            button.on_click(lambda _, value=value: self.changed(name, 0.0 if self.values[name] == value else value))
+            button.add_class(f"facelab-{kind}")
             buttons.append(button)
         self.buttons[name] = _box("chip", *buttons), *buttons
         self._show(name, 0.0)
@@ -302,25 +262,19 @@ class AttributeControls(ipywidgets.VBox):
 
     def _slider(self, name: str) -> LabelledSlider:
         low = 0.0 if self.attributes.exclusive else -1.0
-        value = self.values[self.attributes.index(name)]
-        slider = LabelledSlider(name.replace("_", " "), value, low, 1.0, 0.1, self.live)
+        slider = LabelledSlider(name.replace("_", " "), self.values[name], low, 1.0, 0.1, self.live)
         slider.number.observe(lambda change: self.changed(name, change["new"]), "value")
         self.sliders[name] = slider
         return slider
 
-    def _press(self, name: str, value: float) -> None:
-        # Pressed again, it becomes unspecified.
-        self.changed(name, 0.0 if self.values[self.attributes.index(name)] == value else value)
-
     def _show(self, name: str, value: float) -> None:
         (chip, yes, *no), word = self.buttons[name], name.replace("_", " ")
+        self.values[name] = value
         for state, holds in (("is-yes", value > 0), ("is-no", value < 0)):
             (chip.add_class if holds else chip.remove_class)(f"facelab-{state}")
         yes.description = word if value in (-1, 0, 1) else f"{word} {value:g}"
-        known = frequencies(self.attributes)
-        share = f"; {_percent(known[self.attributes.index(name)])} of the training images" if known else ""
         for button in (yes, *no):
-            button.tooltip = f"{word}: {({1: 'yes', -1: 'no', 0: 'unspecified'}).get(value, f'{value:g}')}{share}"
+            button.tooltip = f"{word}: {({1: 'yes', -1: 'no', 0: 'unspecified'}).get(value, f'{value:g}')}"
         if name in self.sliders:
             self.sliders[name].number.value = value
 
@@ -352,11 +306,17 @@ class Interpolation(ipywidgets.VBox):
 
     def __init__(self, current, changed, live: bool = True):
         slider = LabelledSlider("position", 0.0, 0.0, 1.0, 0.05, live)
-        self.ends, self.path, self.position, self.changed = [None, None], ipywidgets.HTML(), slider.number, changed
-        self.position.observe(lambda _: self.changed(self.values) if self.values else None, "value")
-        marks = []
-        for end, word in enumerate(("From", "To")):
-            marks.append(_button(f"{word} the current condition", "flag", lambda end=end: self.mark(end, current())))
+        self.ends, self.path, self.position = [None, None], ipywidgets.HTML(), slider.number
+        self.position.observe(lambda _: changed(self.values) if self.values else None, "value")
+
+        def mark(end: int) -> None:
+            self.ends[end], self.position.value = current(), float(end)
+            self.update(current())
+
+        marks = [
+            _button(f"{word} the current condition", "flag", lambda end=end: mark(end))
+            for end, word in enumerate(("From", "To"))
+        ]
         super().__init__([_box("buttons", *marks), self.path, slider])
 
     @property
@@ -364,17 +324,11 @@ class Interpolation(ipywidgets.VBox):
         """The condition at the position; empty before both ends are set."""
         return () if None in self.ends else self.ends[0].lerp(self.ends[1], self.position.value).values
 
-    def mark(self, end: int, state: ExplorerState) -> None:
-        """Set an end, and move there."""
-        self.ends[end] = state
-        self.position.value = float(end)
-        self.update(state)
-
     def update(self, state: ExplorerState) -> None:
         """Show the ends, and whether the condition of a state lies on the path between them."""
         names = [html.escape(end.describe()) if end else "not set" for end in self.ends]
         away = " The current condition is not on this path." if self.values not in ((), state.values) else ""
-        self.path.value = _note(f"From <b>{names[0]}</b> to <b>{names[1]}</b>.{away}", escape=False)
+        self.path.value = _note(f"From <b>{names[0]}</b> to <b>{names[1]}</b>.{away}")
         self.position.disabled = None in self.ends
 
 
@@ -382,17 +336,16 @@ class AttributeExplorer(ipywidgets.VBox):
     """A face and all its attributes; the last line of a cell shows it.
 
     `state` is what is set, `cond` its condition, `images` what it generates, `record()` how; `update(state)` changes it from code.
-    An error is shown in one sentence, and the explorer goes on.
+    `still` is a `Figure` that a saved notebook shows in place of the widget. An error is shown in one sentence, and the explorer
+    goes on.
 
     Args:
         model: weights that generate: `facelab.load("celeba")`, "synthetic" or "mnist".
         classifier: predicts the attributes of the images; by default the shipped one.
-        still: a `Figure` that a saved notebook shows in place of the widget.
-        weak: a denoiser for autoguidance.
     """
 
-    def __init__(self, model: Pretrained, classifier=None, still=None, weak=None):
-        self.sampler, self.still, self.own = StateSampler(model, classifier, weak), still, None
+    def __init__(self, model: Pretrained, classifier=None):
+        self.sampler, self.still, self.own = StateSampler(model, classifier), None, None
         self.state = self.start = ExplorerState(model.attributes, seed=FIRST_SEED)
         self._waiting, self._running, self._task, self._quiet = None, False, None, False
         self.live = "google.colab" not in sys.modules
@@ -420,7 +373,8 @@ class AttributeExplorer(ipywidgets.VBox):
 
     def record(self) -> dict:
         """What it takes to generate the same images again."""
-        return self.sampler.record(self.state)
+        how = {field: getattr(self.state, field) for field in ("guidance_scale", "steps", "seed", "n")}
+        return generation_record(self.sampler.model, self.cond, sampler=self.sampler.sampler, **how)
 
     def save(self, file) -> Path:
         """Write the images to a PNG with their generation record, and return its path."""
@@ -430,11 +384,8 @@ class AttributeExplorer(ipywidgets.VBox):
         """Show an image of one's own, and set the attributes that the classifier predicts for it."""
         channels, size, _ = self.sampler.model.shape
         image = open_image(source, size, grey=channels == 1)
-        probabilities = self.sampler.probabilities(image)
-        if probabilities is None:
-            raise ValueError(self.sampler.no_prediction)
-        self.own = image
-        self.update(self.state.predicted(probabilities[0]))
+        state, self.own = self.state.predicted(self.sampler.probabilities(image)[0]), image
+        self.update(state)
 
     def update(self, state: ExplorerState) -> None:
         """Show another state: the controls at once, then a preview, then the images."""
@@ -444,7 +395,9 @@ class AttributeExplorer(ipywidgets.VBox):
         try:
             for controls in (self.attributes, self.sampling, self.interpolation):
                 controls.update(state)
-            self.code.value = _code(state.code(self.sampler.model.name))
+            label = "Python code that generates the same images"
+            lines = html.escape(state.code(self.sampler.model.name))
+            self.code.value = f'<pre class="facelab-code" tabindex="0" aria-label="{label}">{lines}</pre>'
         finally:
             self._quiet = False
         self._waiting = state
@@ -491,7 +444,7 @@ class AttributeExplorer(ipywidgets.VBox):
             previews = {}
             for part in missing:
                 previews[part] = yield from self.sampler.preview(part, steps)
-            self._show(parts, previews, steps)
+            self._show(parts, previews, f"A preview of {steps} steps.")
         begin = time.monotonic()
         for part in reversed(parts):
             for step in self.sampler.finish(part):
@@ -500,29 +453,26 @@ class AttributeExplorer(ipywidgets.VBox):
                     return
                 if time.monotonic() > begin + 1:
                     self.progress.value = _note(f"Step {step} of {part.steps}.")
-        self._show(parts)
+        self._show(parts, {}, self.sampler.prediction(state))
 
-    def _show(
-        self, parts: list[ExplorerState], previews: dict[ExplorerState, Tensor] | None = None, steps: int = 0
-    ) -> None:
-        figures, kind = [], "generated digit" if self.start.attributes.exclusive else "generated face"
+    def _show(self, parts: list[ExplorerState], previews: dict[ExplorerState, Tensor], note: str) -> None:
+        figures, state = [], parts[-1]
         for part in parts:
-            title = "" if len(parts) == 1 else "conditional" if part is parts[-1] else "unconditional, same noise"
-            preview = (previews or {}).get(part)
-            what = f"A {kind if preview is None else f'preview of a {kind}'}: {part.describe()}; seed {part.seed}"
-            figures.append(_figure(self.sampler.cache[part][0] if preview is None else preview, what, title))
+            title = "" if len(parts) == 1 else "conditional" if part is state else "unconditional, same noise"
+            what = f"generated {'digit' if part.attributes.exclusive else 'face'}: {part.describe()}; seed {part.seed}"
+            images = previews[part] if part in previews else self.sampler.cache[part][0]
+            figures.append(_figure(images, f"A {'preview of a ' if part in previews else ''}{what}", title))
         if self.own is not None:
             figures.append(_figure(self.own, "Your image, at the resolution of the classifier", "your image"))
         self.figure.value = f'<div class="facelab-figures">{"".join(figures)}</div>'
-        lines = [f"<b>Condition:</b> {html.escape(parts[-1].describe())}."]
-        lines.append(f"A preview of {steps} steps." if steps else self.sampler.prediction(parts[-1]))
-        if rare := parts[-1].rare():
-            text = ", ".join(f"{html.escape(words)} ({_percent(p)})" for words, p in rare.items())
+        lines = [f"<b>Condition:</b> {html.escape(state.describe())}.", note]
+        if rare := self.sampler.rare(state):
+            text = ", ".join(f"{html.escape(words)} ({100 * share:.2g} %)" for words, share in rare.items())
             lines.append(f'<span class="facelab-rare"><b>Rare in the training data:</b> {text}.</span>')
-        self.text.value = _note("<br>".join(lines), escape=False)
+        self.text.value = _note("<br>".join(lines))
 
     def _report(self, error: Exception) -> None:
-        self.error.value = _note(f"This did not work: {one_sentence(error)}", "facelab-error")
+        self.error.value = _note(html.escape(f"This did not work: {one_sentence(error)}"), "facelab-error")
 
     def _try(self, action) -> None:
         self.error.value = ""
@@ -532,11 +482,10 @@ class AttributeExplorer(ipywidgets.VBox):
             self._report(error)
 
     def _set(self, name: str, value: float) -> None:
-        if not self._quiet:  # else the control follows the state
-            self._try(lambda: self.update(self.state.set(name, value)))
+        self._replace("values", self.state.set(name, value).values)
 
     def _replace(self, field: str, value) -> None:
-        if not self._quiet:
+        if not self._quiet:  # else the control follows the state
             self._try(lambda: self.update(self.state.replace(**{field: value})))
 
     def _actions(self) -> ipywidgets.Box:
@@ -545,14 +494,8 @@ class AttributeExplorer(ipywidgets.VBox):
             self.sampling.compare.value = False
             self.update(self.start)
 
-        actions = {
-            ("New seed", "user"): lambda: self._replace("seed", random.randrange(1, 10_000)),
-            ("Surprise me", "magic"): lambda: self.update(self.state.random(random.randrange(10_000))),
-            ("Reset", "undo"): reset,
-        }
-        return _box(
-            "buttons", *(_button(*key, lambda action=action: self._try(action)) for key, action in actions.items())
-        )
+        new_seed = _button("New seed", "user", lambda: self._replace("seed", random.randrange(1, 10_000)))
+        return _box("buttons", new_seed, _button("Reset", "undo", lambda: self._try(reset)))
 
     def _upload(self) -> ipywidgets.Box:
         self.upload = ipywidgets.FileUpload(accept="image/*", multiple=False, description="Choose an image")
@@ -564,7 +507,7 @@ class AttributeExplorer(ipywidgets.VBox):
                 self._try(lambda content=bytes(file["content"]): self.show_image(content))
 
         self.upload.observe(chosen, "value")
-        return ipywidgets.VBox([ipywidgets.HTML(_note(PRIVACY)), self.upload])
+        return ipywidgets.VBox([ipywidgets.HTML(_note(html.escape(PRIVACY))), self.upload])
 
     def _saving(self) -> ipywidgets.Box:
         self.code, self.saved = ipywidgets.HTML(), ipywidgets.HTML()
@@ -621,10 +564,8 @@ def _figure(images: Tensor, alt: str, title: str) -> str:
 
 def _predicted(name: str, state: ExplorerState, yes: int) -> str:
     """ "Smiling yes", or "Smiling in 3 of 4", and for a specified attribute whether most images have the value."""
-    text = html.escape(name.replace("_", " ")) + (
-        f" in {yes} of {state.n}" if state.n > 1 else f" {'yes' if yes else 'no'}"
-    )
-    value = state.specified.get(name)
+    count = f"in {yes} of {state.n}" if state.n > 1 else "yes" if yes else "no"
+    text, value = f"{html.escape(name.replace('_', ' '))} {count}", state.specified.get(name)
     if value is None:
         return text
     matches = 2 * (yes if value > 0 else state.n - yes) > state.n
@@ -632,14 +573,5 @@ def _predicted(name: str, state: ExplorerState, yes: int) -> str:
     return f'<span class="facelab-{kind}">{text} <span title="{title}">{sign}</span></span>'
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.2g} %" if share < 0.095 else f"{100 * share:.0f} %"
-
-
-def _code(lines: str) -> str:
-    label = "Python code that generates the same images"
-    return f'<pre class="facelab-code" tabindex="0" aria-label="{label}">{html.escape(lines)}</pre>'
-
-
-def _note(text: str, kind: str = "", escape: bool = True) -> str:
-    return f'<div class="facelab-text {kind}" role="status" tabindex="0">{html.escape(text) if escape else text}</div>'
+def _note(text: str, kind: str = "") -> str:
+    return f'<div class="facelab-text {kind}" role="status" tabindex="0">{text}</div>'

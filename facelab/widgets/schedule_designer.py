@@ -14,10 +14,10 @@ import ipywidgets
 import torch
 from torch import Tensor
 
-from facelab.images import png_bytes, to_uint8
+from facelab.images import png_bytes
 from facelab.samplers import noise
 from facelab.schedules import SCHEDULES, Schedule, cosine
-from facelab.widgets.controls import BLUE, GREEN, GREY, LABEL, RED, LabelledSlider, img, line_chart, one_sentence, row
+from facelab.widgets.controls import BLUE, GREEN, GREY, LABEL, RED, LabelledSlider, img, line_chart, row, status
 
 # The shape parameter of each schedule: its name in the schedule's function, label, lowest and highest value, step.
 PARAMETERS = {
@@ -87,7 +87,7 @@ class ScheduleDesign:
         snrs = {"SNR, log scale": (signal / sigma, GREEN), "thin: cosine": (usual / usual_sigma, GREY)}
         snrs = {name: ((2 * ratio.log10() + 9) / 15, colour) for name, (ratio, colour) in snrs.items()}
         powers = {1 / 15: "10⁻⁸", 5 / 15: "10⁻⁴", 9 / 15: "1", 13 / 15: "10⁴"}
-        ends = f"{self.mixture(0)} {self.mixture()} {self.mixture(self.num_timesteps - 1)}"
+        ends = " ".join(map(self.mixture, (0, self.t, self.num_timesteps - 1)))
         alt = f"of {self.schedule!r} by timestep. {ends} Thin: cosine."
         return [
             img(line_chart(rates, {0: "0", 0.5: "0.5", 1: "1"}, self.t), f"Signal and noise {alt}"),
@@ -98,20 +98,19 @@ class ScheduleDesign:
         """Three <img> of x_0 (C, H, W): x_t at the timestep that is shown, and the forward process in two rows of four."""
         timesteps = [self.t, *(round(i * (self.num_timesteps - 1) / 7) for i in range(8))]
         # The same noise at every timestep and for every schedule.
-        eps = noise(1, tuple(x_0.shape)).expand(9, -1, -1, -1)
+        eps, scale = noise(1, tuple(x_0.shape)).expand(9, -1, -1, -1), max(1, -(-84 // x_0.shape[-1]))
         x_t = self.schedule.add_noise(x_0.cpu().float()[None], eps, torch.tensor(timesteps)).clamp(-1, 1)
-        scale = max(1, -(-84 // x_0.shape[-1]))
         shown = [img(png_bytes(x_t[0], scale=2 * scale), f"The noisy image. {self.mixture()}")]
         for part in (slice(1, 5), slice(5, 9)):
             alt = f"The forward process at timesteps {', '.join(map(str, timesteps[part]))}."
-            shown.append(img(png_bytes(to_uint8(x_t[part]), columns=4, scale=scale), alt))
+            shown.append(img(png_bytes(x_t[part], columns=4, scale=scale), alt))
         return shown
 
 
 class ScheduleDesigner(ipywidgets.VBox):
     """Change a schedule and see what becomes of an image; the last line of a cell shows it.
 
-    `design` is the state, `schedule` the schedule itself. An error is shown in one sentence, and the last valid design stays.
+    `design` is the state, with the `schedule`. An error is shown in one sentence, and the last valid design stays.
 
     Args:
         image: (1 or 3, H, W) in [-1, 1]; by default a simple face.
@@ -122,17 +121,16 @@ class ScheduleDesigner(ipywidgets.VBox):
         if self.image.ndim != 3 or len(self.image) not in (1, 3):
             raise ValueError(f"the designer takes one image (1 or 3, H, W), got {tuple(self.image.shape)}.")
         self.name = ipywidgets.Dropdown(
-            options=list(SCHEDULES), value=self.design.name, description="schedule", style=LABEL
+            options=list(SCHEDULES), value="cosine", description="schedule", style=LABEL, layout={"width": "250px"}
         )
         self.num_timesteps = LabelledSlider("timesteps", self.design.num_timesteps, 10, 1000, 1)
         self.parameters = {
             name: LabelledSlider(label, getattr(self.design, parameter), *span)
             for name, (parameter, label, *span) in PARAMETERS.items()
         }
-        self.zero_snr = ipywidgets.Checkbox(style=LABEL)
+        self.zero_snr = ipywidgets.Checkbox(style=LABEL, layout={"width": "auto"})
         self.t = LabelledSlider("show timestep", self.design.t, 0, self.design.num_timesteps - 1, 1)
         self.text, self.figure = ipywidgets.HTML(), ipywidgets.HTML()
-        self.name.layout.width, self.zero_snr.layout.width = "250px", "auto"
         sliders = [self.num_timesteps, *self.parameters.values(), self.t]
         self.num_timesteps.number.observe(self._keep_fraction, "value")
         for control in (self.name, self.zero_snr, *(slider.number for slider in sliders)):
@@ -140,40 +138,34 @@ class ScheduleDesigner(ipywidgets.VBox):
         super().__init__([self.name, *sliders[:-1], self.zero_snr, self.t, self.text, self.figure])
         self._update()
 
-    @property
-    def schedule(self) -> Schedule:
-        """The schedule that is shown."""
-        return self.design.schedule
-
     def __repr__(self) -> str:
         # A saved notebook holds this line in place of the widget.
-        return f"A schedule designer, now at {self.schedule!r}. Run this cell to use it."
+        return f"A schedule designer, now at {self.design.schedule!r}. Run this cell to use it."
 
     def _keep_fraction(self, change):
         """With more or fewer timesteps, show the same fraction of the schedule: the middle stays the middle."""
         old, new = self.t.number.max, change["new"] - 1
-        t = round(self.t.number.value / old * new)
-        self.t.set_max(max(old, new))  # widened first and narrowed last, so that the value is never clipped
-        self.t.number.value = t
-        self.t.set_max(new)
+        # Widened first and narrowed last, so that the value is never clipped.
+        self.t.slider.max = self.t.number.max = max(old, new)
+        self.t.number.value = round(self.t.number.value / old * new)
+        self.t.slider.max = self.t.number.max = new
 
     def _update(self, _=None):
-        try:
-            values = {PARAMETERS[name][0]: slider.number.value for name, slider in self.parameters.items()}
-            sizes = {"num_timesteps": self.num_timesteps.number.value, "t": self.t.number.value}
-            design = ScheduleDesign(self.name.value, zero_snr=self.zero_snr.value, **sizes, **values)
-            if design != self.design or not self.figure.value:
-                here, *process = design.images(self.image)
-                self.figure.value = row([*design.charts(), here]) + row(process)
-            text = f"<b>{html.escape(design.summary())}</b><br>{html.escape(design.mixture())}"
-            self.design = design
-        except Exception as error:  # otherwise it would disappear in a log
-            text = f"<b>This cannot be shown:</b> {html.escape(one_sentence(error))}"
-        self.text.value = f'<div role="status" style="line-height: 1.5; margin: 4px 0">{text}</div>'
+        self.text.value = status(self._show)
         for name, slider in self.parameters.items():
             slider.layout.display = "flex" if name == self.name.value else "none"
         self.zero_snr.disabled = self.name.value not in PARAMETERS
         self.zero_snr.description = "has zero terminal SNR" if self.zero_snr.disabled else "rescale to zero SNR"
+
+    def _show(self) -> str:
+        values = {PARAMETERS[name][0]: slider.number.value for name, slider in self.parameters.items()}
+        values |= {name: getattr(self, name).number.value for name in ("num_timesteps", "t")}
+        design = ScheduleDesign(self.name.value, zero_snr=self.zero_snr.value, **values)
+        if design != self.design or not self.figure.value:
+            here, *process = design.images(self.image)
+            self.figure.value = row([*design.charts(), here]) + row(process)
+        self.design = design
+        return f"<b>{html.escape(design.summary())}</b><br>{html.escape(design.mixture())}"
 
 
 def _face() -> Tensor:

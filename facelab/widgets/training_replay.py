@@ -12,13 +12,14 @@ from pathlib import Path
 
 import ipywidgets
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from facelab.device import atomic_write, shipped_dir
 from facelab.images import png_bytes, to_uint8
-from facelab.widgets.controls import BLUE, LabelledSlider, img, line_chart, one_sentence, row
+from facelab.widgets.controls import BLUE, LabelledSlider, img, line_chart, row, status
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,20 +39,17 @@ class TrainingHistory:
     about: dict = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
-        times = len(self.steps)
-        if self.images.ndim != 5 or len(self.images) != times or times == 0 or self.images.dtype != torch.uint8:
-            shape = tuple(self.images.shape)
-            raise ValueError(f"{times} steps need images ({times}, B, C, H, W) uint8, got {shape} {self.images.dtype}.")
+        times, shape, dtype = len(self.steps), tuple(self.images.shape), self.images.dtype
+        if len(shape) != 5 or shape[0] != times or times == 0 or dtype != torch.uint8:
+            raise ValueError(f"{times} steps need images ({times}, B, C, H, W) uint8, got {shape} {dtype}.")
         if not (self.steps.diff() > 0).all() or self.steps[0] < 1 or self.steps[-1] > len(self.losses):
             raise ValueError(f"steps must increase within 1 to {len(self.losses)}, got {self.steps.tolist()}.")
 
     @functools.cached_property
     def smoothed(self) -> Tensor:
         """(N,) the mean loss of each step and those before it, over a fiftieth of the training."""
-        width = max(1, len(self.losses) // 50)
-        summed = torch.cat([torch.zeros(1).double(), self.losses.double().cumsum(0)])
-        last = torch.arange(1, len(self.losses) + 1)
-        first = (last - width).clamp(min=0)
+        summed, last = F.pad(self.losses.double().cumsum(0), (1, 0)), torch.arange(1, len(self.losses) + 1)
+        first = (last - max(1, len(self.losses) // 50)).clamp(min=0)
         return (summed[last] - summed[first]) / (last - first)
 
     def summary(self, index: int) -> str:
@@ -61,7 +59,7 @@ class TrainingHistory:
 
     def chart(self, index: int) -> str:
         """An <img> of the loss on a log scale, with a dot at `steps[index]`."""
-        low, high = (float(end) for end in self.smoothed.aminmax())
+        low, high = map(float, self.smoothed.aminmax())
         span = max(high / low, 1 + 1e-6)
         heights = (self.smoothed / low).log() / torch.tensor(span).log()
         grid = {height: f"{low * span**height:.2g}" for height in (0, 0.5, 1)}
@@ -151,10 +149,10 @@ class TrainingReplay(ipywidgets.VBox):
         return f"A recorded training. {self.history.summary(self.index)} Run this cell to move through it."
 
     def _update(self, _=None):
-        try:
-            index = self.slider.number.value - 1
-            self.figure.value = row([self.history.figure(index), self.history.chart(index)])
-            text, self.index = f"<b>{html.escape(self.history.summary(index))}</b>", index
-        except Exception as error:  # otherwise it would disappear in a log
-            text = f"<b>This cannot be shown:</b> {html.escape(one_sentence(error))}"
-        self.text.value = f'<div role="status" style="line-height: 1.5; margin: 4px 0">{text}</div>'
+        self.text.value = status(self._show)
+
+    def _show(self) -> str:
+        index = self.slider.number.value - 1
+        self.figure.value = row([self.history.figure(index), self.history.chart(index)])
+        self.index = index
+        return f"<b>{html.escape(self.history.summary(index))}</b>"

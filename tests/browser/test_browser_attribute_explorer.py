@@ -112,10 +112,6 @@ def test_every_control(notebook, tmp_path):
     person.finished("unconditional", unlike=person.link())
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
-    stage = person.out.locator(".facelab-stage").element_handle()
-    page.wait_for_function("e => !e.innerText.includes('unconditional')", arg=stage)
-    page.keyboard.press("Tab")
-    page.keyboard.press("Enter")
     person.finished("unconditional")
     assert person.pixels()[0].tobytes() == before.tobytes()
 
@@ -240,26 +236,46 @@ def test_the_notebook_of_the_explorer(notebook):
     assert found[1][eyeglasses] > found[0][eyeglasses] and found[2][blond] > max(0.5, found[0][blond])
 
 
-@pytest.mark.parametrize("width, height", [(1366, 768), (768, 1024), (420, 800)])
-def test_the_face_stays_in_view_while_any_control_is_used(notebook, width, height):
-    source = SOURCE.replace(f'"{MODEL}"', '"celeba"') + "\n"
-    person = Person(notebook(source, width, height))
+def test_the_face_stays_in_view_while_any_control_is_used(notebook, tmp_path):
+    # Something to scroll to. Notebook 7 puts output of more than 1,820 pixels into a box of its own.
+    below = "from IPython.display import HTML, display\n\ndisplay(explorer, HTML('<p style=\"height: 800px\">.</p>'))"
+    faces = SOURCE.replace(f'"{MODEL}"', '"celeba"').removesuffix("explorer")
+    person = Person(notebook(faces + below, 1400, 1000))
+    page, folder = person.page, Path(os.environ.get("SCREENSHOTS", tmp_path))
     face = person.out.locator(".facelab-stage > .widget-html").first  # it holds the images, which change
-    person.out.evaluate("e => e.scrollIntoView()")
-    for name in ("Bald", "no Smiling", "Wearing Necktie", "Blurry"):
-        person.out.get_by_role("button", name=name, exact=True).focus()  # as the Tab key does, it scrolls there
-        person.out.get_by_role("button", name=name, exact=True).click()
-        assert face.evaluate(VISIBLE) > 0.9, f"the face is out of view at {name!r}, {width} x {height}"
-    person.button("as sliders").last.click()
-    person.field("Blurry").wait_for()
-    person.field("Blurry").focus()
-    assert face.evaluate(VISIBLE) > 0.9
-    for panel in PANELS[1:]:
-        person.button(panel).click()
-        person.out.get_by_title(f"{panel}, shown").wait_for()
-        last = person.out.locator(".facelab-scroll").locator("input, button, pre").locator("visible=true").last
-        last.scroll_into_view_if_needed()
-        assert face.evaluate(VISIBLE) > 0.9, f"the face is out of view in {panel!r}, {width} x {height}"
+    for width, height in ((1400, 1000), (1366, 768), (768, 1024), (420, 800)):
+        page.set_viewport_size({"width": width, "height": height})
+        page.wait_for_timeout(1000)
+
+        def visible(what, size=f"{width} x {height}"):
+            assert face.evaluate(VISIBLE) > 0.9, f"the face is out of view at {what!r}, {size}"
+
+        person.button("Attributes").click()
+        person.out.get_by_title("Attributes, shown").wait_for()
+        person.out.evaluate("e => e.scrollIntoView()")
+        for name in ("Bald", "no Smiling", "Wearing Necktie", "Blurry"):
+            person.out.get_by_role("button", name=name, exact=True).focus()  # as the Tab key does, it scrolls there
+            person.out.get_by_role("button", name=name, exact=True).click()
+            visible(name)
+        page.screenshot(path=folder / f"explorer-view-{width}.png")
+        person.button("as sliders").last.click()
+        person.field("Blurry").wait_for()
+        person.field("Blurry").focus()
+        visible("Blurry")
+        person.button("as buttons").last.click()
+        box = person.out.locator(".facelab-scroll").bounding_box()
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        for _ in range(3):  # beyond the end of the controls
+            page.mouse.wheel(0, 2000)
+            page.wait_for_timeout(500)
+            visible("the wheel")
+        for panel in PANELS[1:]:
+            person.button(panel).click()
+            person.out.get_by_title(f"{panel}, shown").wait_for()
+            last = person.out.locator(".facelab-scroll").locator("input, button, pre").locator("visible=true").last
+            last.scroll_into_view_if_needed()
+            visible(panel)
+        person.button("Reset").click()
 
 
 def test_500_moves_leave_the_memory_flat(notebook):
@@ -281,7 +297,7 @@ def test_500_moves_leave_the_memory_flat(notebook):
         if turn == 100:
             early = memory()
         if rng.random() < 0.7:
-            name = rng.choice((FIRST, SECOND, "New seed", "Surprise", "Reset"))
+            name = rng.choice((FIRST, SECOND, "New seed", "Reset"))
             if name in (FIRST, SECOND):
                 person.button("Attributes").click(no_wait_after=True)
             person.button(name).click(no_wait_after=True)
