@@ -458,12 +458,12 @@ def hub(out: Path, root: Path = ROOT) -> int:
     from facelab import load
     from facelab.pretrained import names
 
-    about, weights = project(root), root / "data/pretrained"
-    for name in names(weights):
-        model = load(weights / name)
+    about = project(root)
+    for name in names():
+        model = load(name)
         if model.denoiser is None:
             continue
-        shutil.copytree(weights / name, out / name, dirs_exist_ok=True)
+        shutil.copytree(root / "data/pretrained" / name, out / name, dirs_exist_ok=True)
         attributes, free = model.attributes, model.card["license"] == "MIT"
         facts = {"name": name, "card": model.card, "what": model.card["what"], "version": about.version}
         facts |= {"license": "mit" if free else "other", "data": "mnist" if attributes.exclusive else "faces"}
