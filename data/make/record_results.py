@@ -302,7 +302,7 @@ def memorized(args) -> tuple[str, dict]:
 def features(args) -> tuple[str, dict]:
     """Features of CelebA's valid images, against which anybody can measure a distance: numbers, no images."""
     real = celeba("valid")
-    rows = report.disjoint_rows(len(real), min(2000, len(real)), seed=args.seed)[0]
+    rows = report.disjoint_rows(len(real), min(1000, len(real)), seed=args.seed)[0]
     about = {"images": real.source, "crop": "(0, 20, 178, 198) of the aligned image, Lanczos to 64x64"}
     about |= {"extractor": extractor("efficientnet").description, "count": len(rows), "seed": args.seed}
     found = efficientnet(real.images[rows])
