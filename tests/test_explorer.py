@@ -182,6 +182,13 @@ def test_a_preview_is_unguided_and_the_images_guided():
         assert [cond.tolist() for _, _, cond in calls] == [[[value, 0, 0]]] * 3
 
 
+def test_a_weak_denoiser_is_used_for_autoguidance():
+    model, weak, state = toy(), lambda x_t, t, cond: 0.5 * x_t, ExplorerState(FACE, (1, 0, 0), steps=3)
+    images = StateSampler(model, toy_classifier(), weak, 1.5).images(state)
+    wanted = generate(model, state.cond, 1, guidance_scale=2.0, steps=3, weak=weak, weak_scale=1.5)
+    assert torch.equal(images, wanted)
+
+
 def test_previews_take_as_many_steps_as_fit():
     sampler, state = StateSampler(toy()), ExplorerState(FACE, (1, 0, 0))
     for seconds, steps in ((0.09, 3), (0.045, 6), (1.0, 2), (0.014, 0), (0.028, 10)):

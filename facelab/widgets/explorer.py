@@ -23,10 +23,10 @@ import torch
 from torch import Tensor
 
 from facelab.attributes import CELEBA, DIGITS, SYNTHETIC, Attributes
-from facelab.guidance import cfg
+from facelab.guidance import autoguidance, cfg
 from facelab.images import generation_record, open_image, png_bytes, save_png, to_uint8
 from facelab.pretrained import Pretrained, load
-from facelab.samplers import DDIM, AdamsBashforth, noise, trajectory
+from facelab.samplers import default_sampler, noise, trajectory
 from facelab.widgets.controls import LABEL, LabelledSlider, img, one_sentence
 
 FIRST_SEED = 5  # a person whom the shipped weights generate well under every condition
@@ -119,15 +119,16 @@ class ExplorerState:
 class StateSampler:
     """Generates and classifies the images of a state, and caches them.
 
-    Its generators pause after every step, so that the caller can stop in between or let other work run.
+    Its generators pause after every step, so that the caller can stop in between or let other work run. `weak` is a denoiser for
+    autoguidance at `weak_scale`.
     """
 
-    def __init__(self, model: Pretrained, classifier=None):
+    def __init__(self, model: Pretrained, classifier=None, weak=None, weak_scale: float = 2.0):
         if getattr(model, "denoiser", None) is None:
             name = getattr(model, "name", model)
             raise ValueError(f"the explorer needs a denoiser, such as facelab.load('celeba'), got {name!r}.")
-        self.model, self.classifier = model, classifier
-        self.sampler = DDIM if model.schedule.variance_preserving else AdamsBashforth  # as in `samplers.generate`
+        self.model, self.classifier, self.weak, self.weak_scale = model, classifier, weak, weak_scale
+        self.sampler = default_sampler(model.schedule)
         self.cache: dict[ExplorerState, tuple[Tensor, Tensor | Exception]] = {}
         self._seconds: dict[int, float] = {}  # of one unguided step, by number of images
 
@@ -135,6 +136,8 @@ class StateSampler:
         """x_T and x_s after every step, or the `preview` steps of an unguided preview, at half the cost of guided ones."""
         net, cond = self.model.denoiser, state.cond
         denoise = cfg(net, state.guidance_scale) if state.specified and not preview else net
+        if self.weak is not None and not preview:
+            denoise = autoguidance(denoise, self.weak, self.weak_scale)
         if preview and state.guidance_scale <= 0:
             cond = torch.zeros_like(cond)
         x_T = noise(state.n, self.model.shape, state.seed).to(getattr(net, "device", "cpu"))
@@ -342,10 +345,11 @@ class AttributeExplorer(ipywidgets.VBox):
     Args:
         model: weights that generate: `facelab.load("celeba")`, "synthetic" or "mnist".
         classifier: predicts the attributes of the images; by default the shipped one.
+        weak: a denoiser for autoguidance.
     """
 
-    def __init__(self, model: Pretrained, classifier=None):
-        self.sampler, self.still, self.own = StateSampler(model, classifier), None, None
+    def __init__(self, model: Pretrained, classifier=None, weak=None):
+        self.sampler, self.still, self.own = StateSampler(model, classifier, weak), None, None
         self.state = self.start = ExplorerState(model.attributes, seed=FIRST_SEED)
         self._waiting, self._running, self._task, self._quiet = None, False, None, False
         self.live = "google.colab" not in sys.modules
@@ -374,6 +378,7 @@ class AttributeExplorer(ipywidgets.VBox):
     def record(self) -> dict:
         """What it takes to generate the same images again."""
         how = {field: getattr(self.state, field) for field in ("guidance_scale", "steps", "seed", "n")}
+        how |= {"weak_scale": self.sampler.weak_scale} if self.sampler.weak is not None else {}
         return generation_record(self.sampler.model, self.cond, sampler=self.sampler.sampler, **how)
 
     def save(self, file) -> Path:
