@@ -106,6 +106,8 @@ def atomic_write(file: Path | str, temporary: str | None = None) -> Iterator[Pat
         file.parent.mkdir(parents=True, exist_ok=True)
         yield part
         os.replace(part, file)
+    except FileNotFoundError:  # of another file, because the folder exists
+        raise
     except (OSError, SafetensorError) as error:  # safetensors reports a full disk by an error of its own
         reason = getattr(error, "strerror", None) or error
         raise OSError(f"{file} could not be written ({reason}): free some space or choose another folder.") from error

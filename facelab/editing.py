@@ -8,6 +8,7 @@ denoiser: a network, an analytic one, or one under guidance.
 
 from collections import deque
 from collections.abc import Iterator
+from itertools import pairwise
 from numbers import Integral
 
 import torch
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 
 from facelab.attributes import expand_cond
 from facelab.guidance import cfg
-from facelab.samplers import noise_like, sample
+from facelab.samplers import noise_like, trajectory_at
 from facelab.schedules import Schedule
 
 
@@ -37,7 +38,7 @@ def slerp(x_a: Tensor, x_b: Tensor, frames: int) -> Tensor:
     if x_a.ndim != 3:
         raise ValueError(f"slerp takes one noise (C, H, W) for each end, got {tuple(x_a.shape)}.")
     lengths = torch.stack([x_a.norm(), x_b.norm()]).double()
-    if not lengths.all():
+    if not (lengths > 0).all():
         raise ValueError("noise of length zero has no direction.")
     a, b = x_a.double() / lengths[0], x_b.double() / lengths[1]
     # For nearly equal or opposite directions the arccos of the dot product would lose its digits.
@@ -139,7 +140,7 @@ def edit(
     mask = _edit_mask(denoise, path, source, target, sampler.schedule, mask_threshold)
     guided, timesteps = cfg(denoise, guidance_scale, negative_cond=source), sampler.timesteps(steps)
     x, path[-1] = path[timesteps[0]], x_0
-    for t, s in zip(timesteps, [*timesteps[1:], -1], strict=True):
+    for t, s in pairwise([*timesteps, -1]):
         x = sampler.step(x, guided(x, t, target).to(x), t, s)
         x = torch.where(mask, x, path[s].to(x))
     return x.to(x_0.dtype)
@@ -174,7 +175,7 @@ def sdedit(denoise, x_0: Tensor, cond: Tensor, strength: float, sampler, steps: 
     if timesteps[:1] == timesteps[1:2]:
         timesteps = timesteps[1:]  # Heun evaluates a timestep twice to correct the step that led there; none has
     x_t = sampler.schedule.add_noise(x_0, noise_like(x_0, generator), timesteps[0])
-    return sample(denoise, x_t, cond, sampler, timesteps)
+    return deque(trajectory_at(denoise, x_t, cond, sampler, timesteps), maxlen=1).pop()
 
 
 def _check_given(x_0: Tensor, *conds: Tensor) -> list[Tensor]:

@@ -9,6 +9,7 @@ the denoiser. As x_t = signal_t x_0_hat + sigma_t eps_hat, the step above is Eul
 
 import copy
 import inspect
+import itertools
 from collections import deque
 from collections.abc import Iterator
 from numbers import Integral
@@ -204,23 +205,27 @@ def noise(n: int, shape: tuple[int, int, int], seed: int = 0) -> Tensor:
 
 
 @torch.no_grad()
-def trajectory(denoise, x_T: Tensor, cond: Tensor, sampler, steps: int | list[int]) -> Iterator[Tensor]:
+def trajectory(denoise, x_T: Tensor, cond: Tensor, sampler, steps: int) -> Iterator[Tensor]:
     """x_T (B, C, H, W), then x_s after each step, the image last, in x_T's dtype and on its device.
 
-    `cond` is (B, K), (1, K) or (K,); `steps` their number, or the timesteps themselves. The arithmetic is in float32 at least.
+    `cond` is (B, K), (1, K) or (K,). The arithmetic is in float32 at least.
     """
+    yield from trajectory_at(denoise, x_T, cond, sampler, sampler.timesteps(steps))
+
+
+def trajectory_at(denoise, x_T: Tensor, cond: Tensor, sampler, timesteps: list[int]) -> Iterator[Tensor]:
+    """`trajectory` at some of the timesteps that `sampler.timesteps` has just returned."""
     if x_T.ndim != 4:
         raise ValueError(f"x_T must be (B, C, H, W), got {tuple(x_T.shape)}.")
     cond = expand_cond(cond.to(x_T.device), len(x_T))
-    timesteps = steps if isinstance(steps, list) else sampler.timesteps(steps)
     x = x_T if x_T.dtype == torch.float64 else x_T.float()
     yield x_T
-    for t, s in zip(timesteps, [*timesteps[1:], -1], strict=True):
+    for t, s in itertools.pairwise([*timesteps, -1]):
         x = sampler.step(x, denoise(x, t, cond).to(x), t, s)
         yield x.to(x_T.dtype)
 
 
-def sample(denoise, x_T: Tensor, cond: Tensor, sampler, steps: int | list[int] = 10) -> Tensor:
+def sample(denoise, x_T: Tensor, cond: Tensor, sampler, steps: int = 10) -> Tensor:
     """The images at the end of `trajectory`: (B, C, H, W), in [-1, 1] unless the sampler does not clip."""
     return deque(trajectory(denoise, x_T, cond, sampler, steps), maxlen=1).pop()
 
@@ -254,9 +259,9 @@ def generate(
     if denoiser is None:
         raise ValueError(f"{model.name} is a classifier: only a denoiser generates images.")
     cond = denoiser.attributes.encode(**cond) if isinstance(cond, dict) else cond
-    conds = cond.expand(n, -1) if cond.ndim == 1 else cond
-    if conds.ndim != 2 or len(conds) == 0 or (cond.ndim == 2 and n != 1):
+    if n < 1 or cond.ndim not in (1, 2) or len(cond) == 0 or (cond.ndim == 2 and n != 1):
         raise ValueError(f"cond must be (K,) for n images or rows (N, K) with n=1, got {tuple(cond.shape)} and n={n}.")
+    conds = cond.expand(n, -1) if cond.ndim == 1 else cond
     sampler = sampler or default_sampler(denoiser.schedule)
     sampler = sampler(denoiser.schedule) if isinstance(sampler, type) else copy.copy(sampler)
     guided = cfg(denoiser, guidance_scale)

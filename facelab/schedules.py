@@ -6,6 +6,7 @@ A schedule is these two rates; DDPM's alpha_bar_t is signal_t^2, EDM's sigma (Ka
 are integers as in diffusers: 0 is almost clean, the last one (999 of 1,000) almost or purely noise, and -1 is the clean image.
 """
 
+import itertools
 import math
 import operator
 
@@ -133,7 +134,7 @@ class Schedule:
     def step_pairs(self, steps: int) -> list[tuple[int, int]]:
         """The timesteps (t, s) of each sampler step from t to s; the last s is -1, the clean image."""
         timesteps = self.timesteps(steps)
-        return list(zip(timesteps, [*timesteps[1:], -1], strict=True))
+        return list(itertools.pairwise([*timesteps, -1]))
 
     def rescale_zero_terminal_snr(self) -> "Schedule":
         """The same schedule, signal shifted and scaled so that its last timestep is pure noise (Lin et al. 2023, algorithm 1)."""

@@ -262,7 +262,6 @@ class Progress(NamedTuple):
     steps: int
     loss: float
     losses: list[float]
-    seconds_left: float
     net: nn.Module
     seconds: float
     note: str
@@ -316,9 +315,9 @@ class _State:
         for average in self.averages:
             average.optimization_step = self.step
 
-    def progress(self, seconds_left: float, note: str = "") -> Progress:
+    def progress(self, note: str = "") -> Progress:
         so_far = self.step, self.config.steps, (self.losses or [math.nan])[-1], self.losses
-        return Progress(*so_far, seconds_left, self.emas[self.config.ema_decays[0]], self.seconds, note, self.emas)
+        return Progress(*so_far, self.emas[self.config.ema_decays[0]], self.seconds, note, self.emas)
 
 
 def train(
@@ -370,9 +369,9 @@ def _train(net, dataset, config, run, folders, resume, save_every) -> Iterator[P
     if found := _load(run, folders, resume):
         state.load_state_dict(found)
         note = "finished earlier, loaded" if state.step >= config.steps else f"resumed at step {state.step}"
-        yield state.progress(0.0, note)
+        yield state.progress(note)
     num_timesteps = len(net.schedule) if isinstance(net, Denoiser) else 1
-    saved, last_save, pause, times, consistent = state.step, time.monotonic(), save_every, [], True
+    saved, last_save, pause, consistent = state.step, time.monotonic(), save_every, True
 
     def save():
         if accelerator.is_main_process:
@@ -390,14 +389,13 @@ def _train(net, dataset, config, run, folders, resume, save_every) -> Iterator[P
             consistent = False  # an interrupt from here on leaves half a step, which is not saved
             state.update(accelerator.reduce(loss.detach(), "mean").item())
             consistent = True
-            times = [*times[-49:], time.monotonic() - start]
-            state.seconds += times[-1]
+            state.seconds += time.monotonic() - start
             if time.monotonic() - last_save >= pause or state.step == config.steps:
                 saved, start = state.step, time.monotonic()
                 save()
                 last_save = time.monotonic()
                 pause = save_every and max(save_every, 20 * (last_save - start))
-            yield state.progress(statistics.median(times) * (config.steps - state.step))
+            yield state.progress()
     except FloatingPointError as error:
         where = f"the last good checkpoint is of step {saved}, in {folders[0]}"
         raise ValueError(f"{error}: training stops; {where}. A lower lr often helps.") from None

@@ -74,7 +74,7 @@ def steps(count=5, stop=None):
         if i == stop:
             raise KeyboardInterrupt
         losses, note = [1 / j for j in range(1, i + 1)], "resumed" if i == 1 else ""
-        yield Progress(i, count, 1 / i, losses, count - i, net, i, note, {0.999: net})
+        yield Progress(i, count, 1 / i, losses, net, i, note, {0.999: net})
 
 
 def test_watch_samples_images_while_it_runs_and_returns_net_and_losses(monkeypatch):

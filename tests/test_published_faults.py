@@ -62,6 +62,7 @@ def test_each_fault_changes_one_line_of_the_correct_source_and_is_gone_even_afte
 def test_an_unknown_fault_is_refused():
     with pytest.raises(ValueError, match=r"no fault 'I': the faults are A \(DDIM"):
         fault("I")
+    assert [letter for letter, one in FAULTS.items() if not one.trains] == ["A", "B"]
 
 
 def test_names_imported_elsewhere_get_the_fault_and_new_variables_stay():

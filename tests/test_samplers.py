@@ -53,7 +53,7 @@ def generator(seed=0):
 
 @given(st.sampled_from(sorted(EVERY)), st.integers(1, 999), st.data())
 def test_ddpm_samples_the_posterior(name, t, data):
-    """Mean and variance by the product of two Gaussians, q(x_s | x_0) and q(x_t | x_s)."""
+    """Mean and variance by the product of two Gaussians, q(x_s | x_0) and q(x_t | x_s); DDIM with eta 1 is the same step."""
     s, schedule = data.draw(st.integers(0, t - 1)), EVERY[name]
     x_t, x_0 = randn(2, 1, 2, 2), randn(2, 1, 2, 2, seed=1).clamp(-1, 1)
     (signal_t, sigma_t), (signal_s, sigma_s) = schedule(t), schedule(s)
@@ -65,6 +65,8 @@ def test_ddpm_samples_the_posterior(name, t, data):
     for variance, std in (("small", precision**-0.5), ("large", beta**0.5)):
         x_s = DDPM(schedule, generator=generator(5), variance=variance).step(x_t, x_0, t, s)
         assert_close(x_s, mean + std * fresh, rtol=0, atol=1e-9)
+        if variance == "small":
+            assert_close(DDIM(schedule, 1.0, generator=generator(5)).step(x_t, x_0, t, s), x_s, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,8 @@ def cached_images(name: str, shape: tuple, build) -> tuple[Tensor, Tensor, str]:
     N and an iterable of (pixels, cond).
     """
     file = cache_dir() / "prepared" / f"{name}.npy"
-    with contextlib.suppress(Exception):  # a file that is absent or damaged in any way is built again
+    # A file that is absent or damaged is built again.
+    with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return _read(file)
     count, rows = build()
     if not count:

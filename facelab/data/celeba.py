@@ -178,14 +178,14 @@ def _official_rows(split: str, lists: list[Path], images: list[Path]):
 
 
 def _parquet_rows(split: str, files: list[Path]):
-    shards = {file.name: _parquet(file) for file in files if file.name.startswith(split)}
+    shards = {file: _parquet(file) for file in files if file.name.startswith(split)}
 
     def rows():
-        for name, shard in shards.items():
+        for file, shard in shards.items():
             for batch in shard.iter_batches(256, columns=["image", *CELEBA]):
-                conds = to_signs(np.stack([batch[name] for name in CELEBA], 1), name)
+                conds = to_signs(np.stack([batch[name] for name in CELEBA], 1), file)
                 for image, cond in zip(batch["image"], conds, strict=True):
-                    yield name, image["bytes"].as_py, cond
+                    yield file.name, image["bytes"].as_py, cond
 
     return sum(shard.metadata.num_rows for shard in shards.values()), _decoded(rows())
 

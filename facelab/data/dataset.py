@@ -74,8 +74,10 @@ class AttributeDataset(Dataset):
         """Identifies exactly these images and conditions: 16 hexadecimal digits of a sha256."""
         if self._known_key and self._rows is None:
             return self._known_key
-        parts = [repr((self.images.shape, self.attributes.names)).encode(), self.images.numpy(), self.conds.numpy()]
-        parts = [self._known_key.encode(), self._rows.numpy()] if self._known_key else parts
+        if self._known_key:  # without a look at the images, which may be many
+            parts = [self._known_key.encode(), self._rows.numpy()]
+        else:
+            parts = [repr((self.images.shape, self.attributes.names)).encode(), self.images.numpy(), self.conds.numpy()]
         return hashlib.sha256(b"".join(map(bytes, parts))).hexdigest()[:16]
 
     def subset(self, indices) -> "AttributeDataset":
