@@ -25,7 +25,7 @@ def conditions(attributes) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    "name", ["mnist", "mnist-ddpm", pytest.param("celeba", marks=OLD), pytest.param("synthetic", marks=OLD)]
+    "name", ["mnist-ddpm", *(pytest.param(name, marks=OLD) for name in ("mnist", "celeba", "synthetic"))]
 )
 def test_generated_images_have_no_checkerboard(name):
     weights = load(name)

@@ -111,7 +111,7 @@ def test_after_max_minutes_it_stops_with_its_ema_and_resumes(tmp_path, capsys):
     assert {t.dtype for t in weights.values()} == {torch.float16} and not (tmp_path / "card.json").exists()
     assert command(*words) == 0 and "resumed at step 1" in capsys.readouterr().err
     scores = load(tmp_path).card["scores"]
-    assert scores["images"] == 100 and set(scores["guidance_scale_2"]) == {"class_accuracy"}
+    assert scores["images"] == 100 and set(scores["guidance_scale_2"]) == {"class_accuracy", "spectrum"}
     history = load_file(tmp_path / "training.safetensors")
     assert history["images"].shape[1:] == (10, 1, 28, 28) and len(history["losses"]) == 4
 
