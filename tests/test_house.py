@@ -225,7 +225,7 @@ def test_saved_notebooks_are_small_together_and_store_no_image_twice():
     assert sum(path.stat().st_size for path in NOTEBOOKS) <= make.MAX_BYTES_TOGETHER
     images = [image for path in NOTEBOOKS for image in re.findall(r"base64,([\w+/=]{54000,})", path.read_text("utf-8"))]
     # The last row of a training and the figure after it are the same image in lesson 03, and one is repeated in 05.
-    assert len(images) - len(set(images)) <= 3, "an image of more than 40 kB is stored twice"
+    assert len(images) == len(set(images)), "an image of more than 40 kB is stored twice"
 
 
 @pytest.mark.parametrize(
