@@ -62,6 +62,7 @@ def reference(name: str):
 
 @checks("01", r"x_t = \sqrt{1-\beta_t}\;x_{t-1} + \sqrt{\beta_t}\;\epsilon \qquad\text{(eq. 2)}")
 @checks("01", r"\bar\alpha_t = \prod_{i=0}^{t} (1-\beta_i)")
+@checks("01", r"1-v=\bar\alpha_t")
 def the_forward_chain():
     """Signal and noise variance, step by step, end where the closed form ends; alpha_bar is a product."""
     schedule, x, variance, product = linear(), 0.6, 0.0, 1.0
@@ -174,6 +175,26 @@ def v_prediction():
 @checks("01", r"x_t = (1-u)\;x_0 + u\;\epsilon,\qquad u = \frac{t+1}{T}")
 @checks("01", "= 1-u")
 @checks("01", "= u")
+@checks("02", r"\hat x_0 = \text{signal}_t\,x_t - \sigma_t\,\hat v")
+def x_0_from_v():
+    x_t, v = randn(2, 1, 3, 3), randn(2, 1, 3, 3, seed=1)
+    for schedule in (linear(), cosine()):
+        for t in (*TIMESTEPS, 999):
+            signal, sigma = schedule(t)
+            assert_close(schedule.to_x_0(x_t, v, t, "v"), signal * x_t - sigma * v)
+
+
+@checks("02", r"\log p(x_t\mid y_i) = -\lVert x_t-\text{signal}_t\,y_i\rVert^2/(2\sigma_t^2)")
+def likelihood_of_a_known_image():
+    """Up to a constant, the log-density of independent Gaussian pixels."""
+    x_t, images = randn(1, 1, 3, 3), randn(2, 1, 3, 3, seed=1)
+    for t in TIMESTEPS:
+        signal, sigma = linear()(t)
+        by_pixel = torch.distributions.Normal(signal * images, sigma).log_prob(x_t).sum((1, 2, 3))
+        ours = -(x_t - signal * images).square().sum((1, 2, 3)) / (2 * sigma**2)
+        assert_close(by_pixel[0] - by_pixel[1], ours[0] - ours[1])
+
+
 @checks("02", r"v=\epsilon-x_0")
 @checks("02", r"x_t = (1-u)\,x_0 + u\,\epsilon")
 @checks("08", r"x_u = (1-u)\,x_0 + u\,\epsilon")

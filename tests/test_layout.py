@@ -33,7 +33,7 @@ BUDGETS = {
     "facelab": (7220, sorted(PACKAGE.rglob("*.py"))),
     "data/make": (1280, sorted(ROOT.glob("data/make/*.py"))),
     "notebooks": (705, sorted(ROOT.glob("notebooks/*.py"))),
-    "tests": (10690, sorted(ROOT.glob("tests/*.py"))),
+    "tests": (10710, sorted(ROOT.glob("tests/*.py"))),
 }
 
 
