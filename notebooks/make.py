@@ -397,7 +397,8 @@ def site(out: Path, root: Path = ROOT) -> int:
         source, static = Path(folder), Path(folder) / "_static"
         shutil.copytree(root / "notebooks/site", source, dirs_exist_ok=True)
         static.mkdir()
-        shutil.move(source / "site.css", static)
+        for name in ("site.css", "site.js"):
+            shutil.move(source / name, static)
         subprocess.run(["npm", "pack", "--silent", "mathjax@3"], cwd=source, check=True, stdout=subprocess.DEVNULL)
         with tarfile.open(next(source.glob("mathjax-3*.tgz"))) as package:
             (static / "mathjax.js").write_bytes(package.extractfile("package/es5/tex-svg.js").read())

@@ -18,7 +18,7 @@ suppress_warnings = ["mystnb.unknown_mime_type", "misc.highlighting_failure", "m
 
 html_theme = "furo"
 html_title = f"facelab {release}"
-html_css_files = ["site.css"]
+html_css_files, html_js_files = ["site.css"], ["site.js"]
 html_show_sourcelink = html_copy_source = False
 mathjax_path = (
     "mathjax.js"  # one file of the npm package, copied when the site is built, so that a reader needs no network
