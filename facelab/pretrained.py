@@ -83,14 +83,18 @@ def _read_json(file: Path, key: str) -> dict:
     return content
 
 
+def half_precision(net) -> dict:
+    """The network's state on the CPU, in float16 where it is floating point."""
+    return {n: (t.half() if t.is_floating_point() else t).cpu().contiguous() for n, t in net.state_dict().items()}
+
+
 def save(net, folder: Path | str, card: dict) -> Path:
     """Write config, weights in half precision, and the card with their sha256, each file completely or not at all."""
     folder, file = Path(folder), Path(folder) / WEIGHTS
-    halves = {n: (t.half() if t.is_floating_point() else t).cpu().contiguous() for n, t in net.state_dict().items()}
     with atomic_write(folder / "config.json") as part:
         part.write_text(net.to_json_string(), "utf-8")
     with atomic_write(file) as part:
-        save_file(halves, part, metadata={"format": "pt"})
+        save_file(half_precision(net), part, metadata={"format": "pt"})
     facts = {"parameters": sum(p.numel() for p in net.parameters()), "bytes": file.stat().st_size}
     # The card comes last: until then its sha256 shows that the weights are not those that it describes.
     with atomic_write(folder / "card.json") as part:

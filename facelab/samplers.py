@@ -253,7 +253,7 @@ def generate(
         model: what `load` returns, or a `Denoiser`.
         cond: values such as {"Smiling": True} or a vector (K,), for n images; or rows (N, K), one image each.
         sampler: a class or an instance; by default `default_sampler`.
-        weak, weak_scale: the weaker model and the guidance scale of autoguidance.
+        weak, weak_scale: the weaker model and the guidance scale of autoguidance; at scale 1 the weaker model has no effect.
     """
     denoiser, weak = getattr(model, "denoiser", model), getattr(weak, "denoiser", weak)
     if denoiser is None:

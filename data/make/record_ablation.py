@@ -55,10 +55,8 @@ PER_CLASS = 30  # generated digits of each class
 
 def over_seeds(values: list[float]) -> Interval:
     """The mean of one value for each seed, with its 95 % interval (Student's t)."""
-    mean, half = (
-        statistics.fmean(values),
-        student.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5,
-    )
+    mean, n = statistics.fmean(values), len(values)
+    half = student.ppf(0.975, n - 1) * statistics.stdev(values) / n**0.5
     return Interval(mean, mean - half, mean + half, len(values))
 
 

@@ -44,7 +44,7 @@ from facelab.evaluation.metrics import frechet_estimate, spectrum_amplitudes
 from facelab.evaluation.report import disjoint_rows
 from facelab.evaluation.statistics import wilson
 from facelab.presets import PRESETS, REPORT_CONFIG, REPORT_NET, REPORT_UNCONDITIONAL_NET, Preset, preset
-from facelab.pretrained import load, save
+from facelab.pretrained import half_precision, load, save
 from facelab.samplers import default_sampler, generate
 from facelab.schedules import SCHEDULES
 from facelab.training import TrainConfig, processes, train
@@ -288,7 +288,7 @@ def run(args: argparse.Namespace) -> None:
         return
     if now.step < config.steps:
         args.out.mkdir(parents=True, exist_ok=True)
-        save_file(_half(now.net), args.out / "progress.safetensors")
+        save_file(half_precision(now.net), args.out / "progress.safetensors")
         print(f"stopped after step {now.step:,} of {config.steps:,}; the same command continues")
         return
     finish(args, now, dataset, config, sizes, stages)
@@ -316,13 +316,11 @@ def finish(args, now, dataset, config, sizes, stages) -> None:
     card |= {"stages": stages} if stages else {}
     save(now.net, args.out, card | {"scores": {}})
     for other in config.ema_decays[1:]:
-        save_file(_half(now.emas[other]), args.out / f"ema_{other:g}.safetensors", metadata={"first": f"{decay:g}"})
+        save_file(
+            half_precision(now.emas[other]), args.out / f"ema_{other:g}.safetensors", metadata={"first": f"{decay:g}"}
+        )
     save(now.net, args.out, card | {"scores": recipe.score(now.net, recipe.data(sizes, "score"), sizes)})
     print(f"written to {args.out}")
-
-
-def _half(net: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: (t.half() if t.is_floating_point() else t).cpu().contiguous() for name, t in net.state_dict().items()}
 
 
 def main(argv: list[str] | None = None) -> int:
