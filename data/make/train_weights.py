@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 import facelab
@@ -30,7 +31,7 @@ from facelab.data.celeba import celeba
 from facelab.data.dataset import AttributeDataset
 from facelab.data.mnist import mnist
 from facelab.data.synthetic_faces import synthetic_faces
-from facelab.denoiser import Denoiser
+from facelab.denoiser import Denoiser, haar
 from facelab.device import machine
 from facelab.evaluation.attribute_accuracy import (
     CLASSIFIERS,
@@ -248,7 +249,8 @@ def prepare(args: argparse.Namespace):
     config = dataclasses.replace(config, ema_decays=tuple(config.ema_decays))
     if args.init_from:
         before = load(args.init_from)
-        net = copy.deepcopy(before.denoiser or before.classifier).requires_grad_(True)
+        net = warm_start(before.denoiser, args.net) if args.net else before.denoiser or before.classifier
+        net = copy.deepcopy(net).requires_grad_(True)
         config = dataclasses.replace(config, init_from=before.card["sha256"][:16])
         keys = ("command", "data", "config", "steps", "machine", "minutes", "date", "sha256")
         stages = [*before.card.get("stages", []), {key: before.card[key] for key in keys if key in before.card}]
@@ -256,6 +258,33 @@ def prepare(args: argparse.Namespace):
         changes = {"schedule": args.schedule} if args.schedule else {}
         net = build(recipe, dataset, sizes, seed=args.seed, **changes, **args.net)
     return net, dataset, config, sizes, stages
+
+
+def warm_start(net: Denoiser, changes: dict) -> Denoiser:
+    """The network with `changes` of its settings and the trained weights of `net`; layers of another shape start untrained.
+
+    With `sigma_data` a network that predicts v on sub-grids of pixels becomes one on Haar bands. The two differ by an orthonormal
+    matrix, which the first and the last convolution absorb, and by rates of each timestep (`Denoiser._precondition`), for which
+    their means stand: F is about -v sqrt(V) / sd.
+    """
+    new = Denoiser(**net.settings() | changes)
+    fresh, state = new.state_dict(), net.state_dict()
+    new.load_state_dict({name: v for name, v in state.items() if fresh[name].shape == v.shape}, strict=False)
+    if net.config.sigma_data is None and net.config.patch_size == new.config.patch_size == 2 and new.config.sigma_data:
+        sd = torch.tensor(new.config.sigma_data).repeat(net.shape[0])[:, None]
+        size = (new.schedule.signal**2 * sd**2 + new.schedule.sigma**2).sqrt()
+        first, last = new.unet.conv_in, new.unet.conv_out
+        with torch.no_grad():
+            first.weight.copy_(_to_bands(first.weight) * size.mean(1)[:, None, None])
+            scale = -(size / sd).mean(1)
+            last.weight.copy_(_to_bands(last.weight.transpose(0, 1)).transpose(0, 1) * scale[:, None, None, None])
+            last.bias.copy_(_to_bands(last.bias[None, :, None, None]).flatten() * scale)
+    return new
+
+
+def _to_bands(weight):
+    # (A, 4C, H, W) of the sub-grids of pixels -> that of the bands LL, LH, HL, HH.
+    return haar(F.pixel_shuffle(weight, 2))
 
 
 def samples(net: Denoiser):
