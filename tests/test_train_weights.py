@@ -143,6 +143,38 @@ def test_another_stage_continues_from_the_weights_of_the_first(tmp_path, monkeyp
     assert two["stages"] == [stage] and two["command"].endswith("--lr 0.0005 --init-from one --out DIR")
 
 
+def test_a_network_on_haar_bands_starts_from_weights_on_sub_grids_of_pixels():
+    sizes = {"block_out_channels": (8, 16), "attention": (False, False), "patch_size": 2}
+    old, sd = Denoiser((3, 16, 16), SYNTHETIC.names, **sizes, seed=1), (1.2, 0.2, 0.15, 0.1)
+    new = make.warm_start(old, {"sigma_data": sd})
+    assert new.config.sigma_data == sd and new.config.block_out_channels == old.config.block_out_channels
+    same = [n for n, v in new.state_dict().items() if torch.equal(v, old.state_dict()[n])]
+    changed = set(old.state_dict()) - set(same)
+    assert changed == {"unet.conv_in.weight", "unet.conv_out.weight", "unet.conv_out.bias"}
+    # The first convolution sees the same image, and the last one says the same velocity, both at the mean rates.
+    signal, sigma = (torch.tensor([getattr(new.schedule, rate).tolist()]) for rate in ("signal", "sigma"))
+    band_sd = torch.tensor(sd).repeat(3)[:, None]
+    size = (signal**2 * band_sd**2 + sigma**2).sqrt()
+    x, hidden = torch.randn(2, 3, 16, 16), torch.randn(2, 8, 8, 8)
+    scaled = make.haar(x) / size.mean(1)[:, None, None]
+    unshuffled = torch.nn.functional.pixel_unshuffle(x, 2)
+    torch.testing.assert_close(new.unet.conv_in(scaled), old.unet.conv_in(unshuffled), atol=1e-5, rtol=0)
+    velocity = torch.nn.functional.pixel_shuffle(old.unet.conv_out(hidden), 2)
+    expected = -make.haar(velocity) * (size / band_sd).mean(1)[:, None, None]
+    torch.testing.assert_close(new.unet.conv_out(hidden), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_layers_of_another_shape_start_untrained():
+    old = Denoiser(block_out_channels=(8, 16), attention=(False, False), seed=1)
+    new, wide = (make.warm_start(old, {"block_out_channels": width}) for width in ((8, 16), (8, 24)))
+    for name, value in new.state_dict().items():
+        assert torch.equal(value, old.state_dict()[name])
+    fresh = Denoiser(**wide.settings()).state_dict()
+    for name, value in wide.state_dict().items():
+        before = old.state_dict().get(name)
+        assert torch.equal(value, before if before is not None and before.shape == value.shape else fresh[name])
+
+
 @pytest.fixture
 def with_classifier(few, monkeypatch):
     net = AttributeClassifier(few.shape, SYNTHETIC.names, channels=(8,)).eval()
