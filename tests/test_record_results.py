@@ -153,16 +153,15 @@ def test_conditions_have_the_values_of_a_row_that_has_the_evaluated_one():
 
 def test_sweeps_of_guidance_scale_autoguidance_and_steps(few):
     found = record(few, "guidance")
-    assert [row["scale"] for row in found["rows"]] == [1, 2]
-    assert found["about"]["changes_in_data"]["change_of_Smiling"]["value"] == 1
-    for row in found["rows"]:
-        for key in ("frechet_distance", "attribute_accuracy", "change_of_Smiling", "change_of_Male"):
-            assert is_interval(row[key])
-    weak = record(few, "autoguidance", "--weak", "weak")
-    assert weak["rows"][0] == found["rows"][0] and weak["rows"][1] != found["rows"][1]
-    assert weak["about"]["weak"].startswith("weak, sha256 ") and is_interval(weak["about"]["distance_of_two_real_sets"])
-    with pytest.raises(SystemExit):
-        record(few, "autoguidance")
+    assert [(row["guidance_scale"], row["weak_scale"]) for row in found["rows"]] == [(1, 1), (2, 1)]
+    scores = ("frechet_distance", "precision", "recall")
+    assert all(is_interval(row[key]) for row in found["rows"] for key in (*scores, "attribute_accuracy"))
+    assert all(is_interval(found["about"]["real_images"][key]) for key in scores)
+    weak = record(few, "guidance", "--weak", "weak", "--weak-scales", "1", "1.5")
+    assert weak["rows"][:2] == found["rows"]
+    assert [(row["guidance_scale"], row["weak_scale"]) for row in weak["rows"][2:]] == [(1, 1.5), (2, 1.5)]
+    distances = [row["frechet_distance"]["value"] for row in weak["rows"]]
+    assert len(set(distances)) == 4 and weak["about"]["weak"].startswith("weak, sha256 ")
     found = record(few, "steps", "--nfe", "2", "4", "--samplers", "ddim", "adams-bashforth")
     assert [row["sampler"] for row in found["rows"]] == ["ddim"] * 2 + ["adams-bashforth"] * 2
     assert [row["nfe"] for row in found["rows"]] == [2, 4, 2, 4]

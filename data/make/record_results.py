@@ -9,6 +9,7 @@ the weights' sha256 and everything else that they depend on, so a stopped comman
 import argparse
 import functools
 import hashlib
+import itertools
 import json
 import shlex
 import sys
@@ -29,7 +30,13 @@ from facelab.evaluation import attribute_accuracy as accuracy
 from facelab.evaluation import report
 from facelab.evaluation.features import extract_features, extractor, inception_file, save_features
 from facelab.evaluation.likelihood import elbo, log_snr_timesteps
-from facelab.evaluation.metrics import frechet_difference, frechet_estimate, memorization, spectrum_amplitudes
+from facelab.evaluation.metrics import (
+    frechet_difference,
+    frechet_estimate,
+    memorization,
+    precision_recall,
+    spectrum_amplitudes,
+)
 from facelab.evaluation.statistics import Interval, average, difference, mean_interval, to_jsonable, wilson
 from facelab.images import to_uint8
 from facelab.pretrained import load, names
@@ -212,34 +219,22 @@ def amplification(predicted: Tensor, cond: Tensor, predicted_real: Tensor, real:
 
 
 def guidance(args) -> tuple[str, dict]:
-    """Distance and attribute accuracy at each guidance scale, or each scale of autoguidance by --weak (Karras et al. 2024).
-
-    Beside it, how far specifying Smiling alone changes its own rate and, as leakage, that of Male.
-    """
+    """Distance, precision, recall and attribute accuracy at each guidance scale; with --weak also at scales of autoguidance."""
     run, rows, weak = Run(args), [], Run(args, args.weak) if args.weak else None
     real, other = map(efficientnet, run.reference_images())
-    yes, no = (run.attributes.encode(Smiling=value).expand(args.per_value, -1) for value in (True, False))
-    for scale in args.scales:
-        options = {"weak": weak, "weak_scale": scale} if weak else {"guidance_scale": scale}
-        images = run.images(run.cond, **options)
-        # Both values start from the same noise.
-        changes = rate_changes(run, *(run.predict(run.images(cond, **options)) for cond in (yes, no)))
-        row = {"scale": scale, "frechet_distance": frechet_estimate(real, efficientnet(images))}
-        rows.append(row | {"attribute_accuracy": run.accuracy(images, run.cond)} | changes)
-    smiling = run.labels[:, run.attributes.index("Smiling")]
-    in_data = rate_changes(run, run.labels[smiling > 0], run.labels[smiling < 0])
-    measures = f"{DISTANCE} and attribute accuracy (chance 0.5) by scale"
-    facts = {"distance_of_two_real_sets": frechet_estimate(real, other), "changes_in_data": in_data}
-    facts |= {"weak": str(weak)} if weak else {}
-    return f"{args.model}_{args.part}", {"about": run.about(measures, **facts), "rows": rows}
+    for weak_scale, scale in itertools.product(args.weak_scales if weak else [1.0], args.scales):
+        autoguided = {"weak": weak, "weak_scale": weak_scale} if weak_scale != 1 else {}
+        images = run.images(run.cond, scale, **autoguided)
+        row = {"guidance_scale": scale, "weak_scale": weak_scale} | scores_of(real, efficientnet(images))
+        rows.append(row | {"attribute_accuracy": run.accuracy(images, run.cond)})
+    facts = {"real_images": scores_of(real, other)} | ({"weak": str(weak)} if weak else {})
+    measures = f"{DISTANCE}, precision, recall and attribute accuracy (chance 0.5) by guidance"
+    return f"{args.model}_guidance", {"about": run.about(measures, **facts), "rows": rows}
 
 
-def rate_changes(run: Run, positive: Tensor, negative: Tensor) -> dict[str, Interval]:
-    found = {}
-    for name in ("Smiling", "Male"):
-        rates = [(x[:, run.attributes.index(name)] > 0) for x in (positive, negative)]
-        found[f"change_of_{name}"] = difference(*(wilson(int(rate.sum()), len(rate)) for rate in rates))
-    return found
+def scores_of(real: Tensor, found: Tensor) -> dict[str, Interval]:
+    precision, recall = precision_recall(real, found)
+    return {"frechet_distance": frechet_estimate(real, found), "precision": precision, "recall": recall}
 
 
 def steps(args) -> tuple[str, dict]:
@@ -368,7 +363,7 @@ def classifier(args) -> tuple[str, dict]:
 
 PARTS = {
     "scores": scores, "attributes": attributes, "guidance": guidance, "steps": steps, "table1": table1,
-    "autoguidance": guidance, "memorization": memorized, "features": features, "likelihood": likelihood, "spectrum": spectrum,
+    "memorization": memorized, "features": features, "likelihood": likelihood, "spectrum": spectrum,
     "labels": labels, "classifier": classifier,
 }  # fmt: skip
 
@@ -383,7 +378,8 @@ def arguments(parts) -> argparse.ArgumentParser:
     add("--names", nargs="+", help="attributes, or all; by default twelve that stand for them")
     add("--specified", choices=("all", "1", "3"), default="all", help="attributes: how many are specified together")
     add("--scales", nargs="+", type=float, default=[1.0, 2.0, 4.0], help="guidance scales")
-    add("--weak", help="autoguidance: name or folder of the weak network's weights")
+    add("--weak", help="guidance: name or folder of the weak network's weights, for autoguidance")
+    add("--weak-scales", nargs="+", type=float, default=[1.0, 1.5, 2.0], help="scales of autoguidance")
     add("--steps", type=int, default=10)
     add("--sampler", choices=SAMPLERS, default="adams-bashforth")
     add("--samplers", nargs="+", choices=SAMPLERS, default=list(SAMPLERS), help="steps: which samplers")
@@ -399,9 +395,7 @@ def arguments(parts) -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None, parts=PARTS, script: str = "record_results.py") -> None:
     """Measure one part, print its record, and write it where --out names a folder."""
     argv = sys.argv[1:] if argv is None else argv
-    args = (parser := arguments(parts)).parse_args(argv)
-    if (args.part == "autoguidance") != bool(args.weak):
-        parser.error("autoguidance needs --weak, and only autoguidance takes it.")
+    args = arguments(parts).parse_args(argv)
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)  # before hours of measuring
     name, record = parts[args.part](args)

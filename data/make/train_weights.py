@@ -144,6 +144,11 @@ def _independent(sizes: Preset, split: str) -> AttributeDataset:
     return _synthetic(sizes, split, correlated=False)
 
 
+def _weak(net: dict) -> dict:
+    """The narrower network that autoguidance moves away from."""
+    return net | {"block_out_channels": tuple(min(c, 16 << level) for level, c in enumerate(net["block_out_channels"]))}
+
+
 def _report(sizes: Preset) -> TrainConfig:
     return dataclasses.replace(
         REPORT_CONFIG, total_images=sizes.celeba.total_images, batch_size=sizes.celeba.batch_size
@@ -156,6 +161,7 @@ RECIPES = {
     "mnist-ddpm": Recipe(_mnist, Denoiser, lambda p: p.mnist_net | DDPM, lambda p: p.mnist_ddpm, partial(score_mnist, steps=50)),
     "mnist-classifier": Recipe(_mnist, AttributeClassifier, lambda p: {}, lambda p: p.mnist_classifier, score_classifier),
     "celeba": Recipe(_celeba, Denoiser, lambda p: p.celeba_net, lambda p: p.celeba, score_faces, RESEARCH),
+    "celeba-weak": Recipe(_celeba, Denoiser, lambda p: _weak(p.celeba_net), lambda p: p.celeba, score_faces, RESEARCH),
     "celeba-classifier": Recipe(
         _celeba,
         AttributeClassifier,
@@ -165,6 +171,7 @@ RECIPES = {
         RESEARCH,
     ),
     "synthetic": Recipe(_synthetic, Denoiser, lambda p: p.synthetic_net, lambda p: p.celeba, score_faces),
+    "synthetic-weak": Recipe(_synthetic, Denoiser, lambda p: _weak(p.synthetic_net), lambda p: p.celeba, score_faces),
     "synthetic-classifier": Recipe(
         _independent,
         AttributeClassifier,
