@@ -195,7 +195,8 @@ class Denoiser(Network):
         cond = cond.to(weight.device, weight.dtype)
         if self.config.sigma_data is not None:
             return self._precondition(x_t, t, cond, return_prediction)
-        prediction = self._predict(x_t.to(weight.device, weight.dtype), t, cond).to(x_t.device)
+        x = self._fold(x_t.to(weight.device, weight.dtype))
+        prediction = self._unfold(self._network(x, t, cond)).to(x_t.device)
         if return_prediction:
             return prediction
         return self.schedule.to_x_0(x_t, prediction, t, self.config.prediction_type)
@@ -233,9 +234,6 @@ class Denoiser(Network):
         for _ in range(self.config.patch_size // 2):
             x = F.pixel_shuffle(x, 2) if self.config.sigma_data is None else inverse_haar(x)
         return x
-
-    def _predict(self, x, t, cond):
-        return self._unfold(self._network(self._fold(x), t, cond))
 
     def _network(self, x, t, cond):
         # The sinusoidal embedding is made for 1,000 timesteps, so another number of them is scaled to that.

@@ -109,7 +109,7 @@ def test_every_prediction_becomes_x_0(schedule, prediction_type, monkeypatch):
     net, t = tiny(schedule=schedule, prediction_type=prediction_type), torch.tensor([0, 500, 998, 999])
     x_0, eps = randn(4, *SHAPE), randn(4, *SHAPE, seed=1)
     x_t, target = net.schedule.add_noise(x_0, eps, t), net.schedule.target(x_0, eps, t, prediction_type)
-    monkeypatch.setattr(net, "_predict", lambda x, t, cond: target)
+    monkeypatch.setattr(net, "_network", lambda x, t, cond: net._fold(target))
     assert_close(net(x_t, t, torch.zeros(3)), x_0, rtol=0, atol=1e-9)
     assert_close(net(x_t, t, torch.zeros(3), return_prediction=True), target)
 
@@ -122,7 +122,7 @@ def test_half_precision_gives_the_ideal_x_0_hat_at_every_timestep(schedule, dtyp
     x_t = net.schedule.add_noise(ideal.x_0.repeat(125, 1, 1, 1), randn(1000, *SHAPE, seed=1), t).float()
     best = ideal(x_t.double(), t, torch.zeros(1))
     prediction = net.schedule.velocity(best, net.schedule.to_eps(x_t.double(), best, t), t).to(dtype)
-    monkeypatch.setattr(net, "_predict", lambda x, t, cond: prediction)
+    monkeypatch.setattr(net, "_network", lambda x, t, cond: net._fold(prediction))
     x_0_hat = net(x_t, t, torch.zeros(3))
     assert x_0_hat.dtype == torch.float32 and x_0_hat.isfinite().all()
     assert_close(x_0_hat.double(), best, rtol=0, atol=tolerance)
