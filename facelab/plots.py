@@ -234,7 +234,7 @@ def gaussian_scatter(series: dict[str, Tensor], *, title="", alt="") -> Figure:
 
 
 class Stage(NamedTuple):
-    """One stage of a U-Net: its output is `channels` maps of `side` x `side`; `inputs` names what else enters here."""
+    """One stage of a U-Net: it makes `channels` maps of `side` x `side`; `inputs` names what else enters here."""
 
     name: str
     channels: int
@@ -285,8 +285,9 @@ def process_diagram(frames: Sequence[Tensor], labels: Sequence[str], *, alt="") 
     figure, axes = _axes((9.0, 3.0))
     axes.axis("off")
     last, tiles = len(frames) - 1, _tiles(torch.stack(list(frames))).movedim(1, -1)
+    smooth = "bicubic" if tiles.shape[1] > 32 else "nearest"
     for i, (tile, label) in enumerate(zip(tiles, labels, strict=True)):
-        axes.imshow(tile, "gray", vmin=0, vmax=255, extent=(i - 0.36, i + 0.36, -0.36, 0.36), interpolation="bicubic")
+        axes.imshow(tile, "gray", vmin=0, vmax=255, extent=(i - 0.36, i + 0.36, -0.36, 0.36), interpolation=smooth)
         axes.text(i, -0.39, f"${label}$", ha="center", va="top", fontsize=11)
     axes.set(xlim=(-0.45, last + 0.45), ylim=(-0.92, 0.72))
     forward = "forward process: add noise,  $x_t = signal_t\\, x_0 + sigma_t\\, \\epsilon$"

@@ -94,7 +94,7 @@ def test_the_last_timestep_is_not_trained():
 
 
 def test_noise_without_its_root_is_too_weak():
-    correct, faulty = both("noise without its root", lambda: cosine().add_noise(X_0, EPS, 500))
+    correct, faulty = both("variance, not its root", lambda: cosine().add_noise(X_0, EPS, 500))
     signal, sigma = cosine()(500)
     assert_close(correct, signal * X_0 + sigma * EPS)
     assert_close(faulty, signal * X_0 + sigma**2 * EPS)
@@ -144,7 +144,7 @@ def test_guidance_from_the_wrong_end_is_one_scale_too_strong():
         with torch.no_grad():
             return guidance.cfg(net, scale)(X_0, 500, cond)
 
-    correct, faulty = both("guidance from the wrong end", lambda: guided(2.0))
+    correct, faulty = both("scale from the wrong end", lambda: guided(2.0))
     assert_close(faulty, guided(3.0), atol=1e-4, rtol=0)
     assert (correct - faulty).abs().max() > 1e-4
 
@@ -204,7 +204,7 @@ def test_a_run_against_itself_shows_nothing_and_noise_is_worse(record):
 
 def test_recording_trains_measures_and_resumes(record, tmp_path, capsys):
     main = record["main"]
-    main.__globals__["RUNS"] = (CORRECT, "guidance from the wrong end", "images scaled twice")
+    main.__globals__["RUNS"] = (CORRECT, "scale from the wrong end", "images scaled twice")
     arguments = ["--preset", "ci", "--total-images", "32", "--per-class", "2", "--out", str(tmp_path)]
     main(arguments)
     written = (tmp_path / "faults.json").read_bytes()

@@ -31,11 +31,9 @@ from facelab.evaluation import report
 from facelab.evaluation.features import extract_features, extractor, inception_file, save_features
 from facelab.evaluation.likelihood import elbo, log_snr_timesteps
 from facelab.evaluation.metrics import (
-    frechet_difference,
     frechet_estimate,
     memorization,
     precision_recall,
-    spectrum_amplitudes,
 )
 from facelab.evaluation.statistics import Interval, average, difference, mean_interval, to_jsonable, wilson
 from facelab.images import to_uint8
@@ -237,20 +235,6 @@ def scores_of(real: Tensor, found: Tensor) -> dict[str, Interval]:
     return {"frechet_distance": frechet_estimate(real, found), "precision": precision, "recall": recall}
 
 
-def steps(args) -> tuple[str, dict]:
-    """Distance of unguided images by every sampler and number of function evaluations, from the same noise."""
-    run, rows = Run(args), []
-    real, other = map(efficientnet, run.reference_images())
-    for sampler in args.samplers:
-        found = {n: efficientnet(run.images(run.cond, steps=n, sampler=sampler)) for n in args.nfe}
-        for n, x in found.items():
-            row = {"sampler": sampler, "nfe": n, "frechet_distance": frechet_estimate(real, x)}
-            rows.append(row | {"minus_that_of_most": frechet_difference(real, x, found[max(args.nfe)])})
-    measures = f"{DISTANCE} by number of function evaluations (NFE)"
-    facts = {"distance_of_two_real_sets": frechet_estimate(real, other)}
-    return f"{args.model}_steps", {"about": run.about(measures, **facts), "rows": rows}
-
-
 def table1(args) -> tuple[str, dict]:
     """The report's table 1 redone: its two models and facelab's; scores, attribute accuracy, NFE, seconds, comparisons."""
     lines = {of: line for of, line in TABLE1.items() if line[0] in names()}
@@ -326,17 +310,6 @@ def likelihood(args) -> tuple[str, dict]:
     return "mnist_likelihood", {"about": about} | record | {"train_minus_test": gap}
 
 
-def spectrum(args) -> tuple[str, dict]:
-    """Amplitudes at periods of 2 and 4 pixels of generated and real images: checkerboard artifacts."""
-    run, rows = Run(args), {}
-    sets = {"real": run.reference_images()[0]}
-    sets |= {f"guidance scale {scale:g}": run.images(run.cond, scale) for scale in args.scales}
-    for of, images in sets.items():
-        each = [spectrum_amplitudes(image[None]) for image in images]
-        rows[of] = {place: mean_interval(torch.tensor([one[place] for one in each])) for place in each[0]}
-    return f"{args.model}_spectrum", {"about": run.about("mean |FFT| / pixels, in grey levels of 255"), "rows": rows}
-
-
 def labels(args) -> tuple[str, dict]:
     """Frequencies, correlations and contradictions of all of CelebA's labels."""
     rows = torch.cat([celeba_conds(split)[1] for split in ("train", "valid", "test")])
@@ -362,8 +335,8 @@ def classifier(args) -> tuple[str, dict]:
 
 
 PARTS = {
-    "scores": scores, "attributes": attributes, "guidance": guidance, "steps": steps, "table1": table1,
-    "memorization": memorized, "features": features, "likelihood": likelihood, "spectrum": spectrum,
+    "scores": scores, "attributes": attributes, "guidance": guidance, "table1": table1,
+    "memorization": memorized, "features": features, "likelihood": likelihood,
     "labels": labels, "classifier": classifier,
 }  # fmt: skip
 
@@ -382,8 +355,6 @@ def arguments(parts) -> argparse.ArgumentParser:
     add("--weak-scales", nargs="+", type=float, default=[1.0, 1.5, 2.0], help="scales of autoguidance")
     add("--steps", type=int, default=10)
     add("--sampler", choices=SAMPLERS, default="adams-bashforth")
-    add("--samplers", nargs="+", choices=SAMPLERS, default=list(SAMPLERS), help="steps: which samplers")
-    add("--nfe", nargs="+", type=int, default=[5, 10, 20, 50, 100], help="steps: numbers of function evaluations")
     extractors = "feature extractors: inception, efficientnet, or a classifier's name"
     add("--features", nargs="+", default=["auto"], help=extractors)
     add("--download", action="store_true", help="download Inception's weights if they are missing (96 MB)")

@@ -135,12 +135,10 @@ def _normalized(function: Callable) -> list[str]:
 # Lesson 06 shows A to D before it names them; the order is that of the recorded runs.
 FAULTS = {
     "A": Fault("DDIM drops the predicted noise", DDIM, step, "jsboige/CoursIA, pull request 16158", trains=False),
-    "B": Fault(
-        "guidance from the wrong end", guidance, cfg, "threestudio-project/threestudio, issue 127", trains=False
-    ),
+    "B": Fault("scale from the wrong end", guidance, cfg, "threestudio-project/threestudio, issue 127", trains=False),
     "E": Fault("images scaled twice", AttributeDataset, __getitem__, "the listing of the report"),
     "F": Fault("labels dropped too often", training, drop_condition, "eje24/iap-diffusion-labs, commit 3ce71b6"),
-    "C": Fault("noise without its root", Schedule, add_noise, "Ryota-Kawamura/How-Diffusion-Models-Work, issue 1"),
+    "C": Fault("variance, not its root", Schedule, add_noise, "Ryota-Kawamura/How-Diffusion-Models-Work, issue 1"),
     "G": Fault("one-hot made negative", Denoiser, _network, "TeaPearce/Conditional_Diffusion_MNIST, issue 1"),
     "D": Fault("cosine without its square", schedules, cosine, "lilianweng/lilianweng.github.io, issue 9"),
     "H": Fault("last timestep not trained", training, to_timesteps, "huggingface/diffusion-models-class, unit 2/02"),

@@ -77,7 +77,8 @@ def watch(steps: Iterable[Progress], draw: Callable | None = None, every=12.0, s
 
     Args:
         steps: what `train(...)` yields.
-        draw: net -> images (B, C, H, W); called every `every` seconds and at the end.
+        draw: net -> images (B, C, H, W); called after 1/32, 1/16, ... 1/2 of the steps, and at the end.
+        every: seconds between updates of the loss.
         captions: one above each column of the images.
 
     Returns:
@@ -89,8 +90,9 @@ def watch(steps: Iterable[Progress], draw: Callable | None = None, every=12.0, s
             bar.total = now.steps
             bar.set_postfix_str(now.note or bar.postfix or "", refresh=False)
             bar.update(now.step - bar.n)
-            if time.monotonic() - last > every:
-                live.update(now)
+            due = now.step in {now.steps >> k for k in range(1, 6)}
+            if due or time.monotonic() - last > every:
+                live.update(now, due)
                 last = time.monotonic()
     except KeyboardInterrupt:
         if hasattr(steps, "close"):
@@ -101,7 +103,7 @@ def watch(steps: Iterable[Progress], draw: Callable | None = None, every=12.0, s
         bar.close()
     if now is None:
         raise ValueError("there are no training steps: an iterator is used up, so make a new one with train(...).")
-    live.update(now)
+    live.update(now, True)
     return now.net, now.losses
 
 
@@ -111,11 +113,9 @@ class _Live:
     def __init__(self, draw, options: dict):
         self.draw, self.options, self.rows, self.handle = draw, options, {}, None
 
-    def update(self, now: Progress) -> None:
+    def update(self, now: Progress, draw: bool) -> None:
         name = f"step {now.step}"
-        if self.draw and now.step > 0 and name not in self.rows:
-            if len(self.rows) >= 8:  # of a long training every second of the earlier rows stays
-                self.rows = dict(list(self.rows.items())[::2])
+        if self.draw and draw and now.step > 0 and name not in self.rows:
             self.rows[name] = self.draw(now.net)
         figures = [loss_curve(now.losses)] if now.losses else []
         if self.rows:
@@ -143,12 +143,15 @@ def unet_stages(net) -> list[plots.Stage]:
     inputs = dict.fromkeys(modules, "t + condition" if conditioning == "embedding" else "t")
     inputs |= {"in": "condition" if conditioning == "channels" else "", "out": ""}
     channels, _, side = net.shape
-    stages, hooks = [plots.Stage("x_t", channels, side, 0, "")], []
+    stages, hooks, sides = [plots.Stage("x_t", channels, side, 0, "")], [], []
 
     def record(name, module, _inputs, output):
         output = output[0] if isinstance(output, tuple) else output
         parameters = sum(p.numel() for p in module.parameters())
-        stages.append(plots.Stage(name, output.shape[1], output.shape[-1], parameters, inputs[name]))
+        sides.append(output.shape[-1])
+        # "down" and "up" work at the side of their input, and change it at their end.
+        side = sides[-2] if name.startswith(("down", "up")) else sides[-1]
+        stages.append(plots.Stage(name, output.shape[1], side, parameters, inputs[name]))
 
     try:
         hooks += [one.register_forward_hook(functools.partial(record, name)) for name, one in modules.items()]
