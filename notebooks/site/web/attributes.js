@@ -7,8 +7,8 @@ export const encode = (names, values) => names.map((name) => values[name] ?? 0);
 
 // "Smiling, no Eyeglasses, Young 0.5", or "unconditional" for the null condition.
 export function describe(names, values) {
-  const word = (name) => ({ 1: words(name), [-1]: `no ${words(name)}` })[values[name]] ?? `${words(name)} ${values[name]}`;
-  return names.filter((name) => values[name]).map(word).join(", ") || "unconditional";
+  const text = (name) => ({ 1: words(name), [-1]: `no ${words(name)}` })[values[name]] ?? `${words(name)} ${+values[name].toPrecision(2)}`;
+  return names.filter((name) => values[name]).map(text).join(", ") || "unconditional";
 }
 
 // The values with one of them changed; of exclusive attributes, a yes makes the others unspecified.
@@ -17,29 +17,32 @@ export function change({ attributes, exclusive }, values, name, value) {
   return Object.fromEntries(attributes.filter((one) => changed[one]).map((one) => [one, changed[one]]));
 }
 
-// The part of the training images that has a value, such as "no Beard".
-export function rare({ attributes, frequencies }, values, below = 0.05) {
-  const share = (i, value) => (value > 0 ? frequencies[i] : 1 - frequencies[i]);
-  return attributes.flatMap((name, i) =>
-    frequencies && values[name] && share(i, values[name]) < below
-      ? [`${values[name] < 0 ? "no " : ""}${words(name)} (${(100 * share(i, values[name])).toPrecision(2)} %)`] : []);
+export function lerp(a, b, weight) {
+  const names = Object.keys({ ...a, ...b });
+  return Object.fromEntries(names.map((name) => [name, (1 - weight) * (a[name] ?? 0) + weight * (b[name] ?? 0)]));
 }
 
-const NUMBERS = { seed: [0, 2 ** 31, 1], steps: [1, 100, 1], guidance_scale: [0, 8, 0.1] };
-const within = (number, [low, high, step]) => Math.round(Math.min(high, Math.max(low, number)) / step) / Math.round(1 / step);
+// The values that few training images have, in words: "Bald (2.3 %)".
+export function rare({ attributes, frequencies }, values, below = 0.05) {
+  const found = attributes.map((name, i) => [name, values[name], values[name] > 0 ? frequencies?.[i] : 1 - frequencies?.[i]]);
+  return found.filter(([, value, share]) => value && share < below).map(([name, value, share]) =>
+    `${value < 0 ? "no " : ""}${words(name)} (${(100 * share).toPrecision(2)} %)`);
+}
 
 // A state as the part of an address behind #, and back; what is missing or wrong there keeps the default.
-export function toLink({ values, ...fields }) {
-  return new URLSearchParams({ ...fields, ...values }).toString();
-}
+export const toLink = ({ values, ...fields }) =>
+  new URLSearchParams(Object.entries({ ...fields, ...values }).filter(([, value]) => value || value === 0)).toString();
+
+const NUMBERS = { seed: [0, 2 ** 31, 1], steps: [1, 50, 1], guidance_scale: [0, 8, 10] }; // lowest, highest, parts of one
+const within = (number, [low, high, parts]) => Math.round(Math.min(high, Math.max(low, number)) * parts) / parts;
 
 export function fromLink(text, manifest, defaults) {
-  const given = [...new URLSearchParams(text)], state = { ...defaults, values: {} };
-  for (const [key, value] of given) {
-    if (key in NUMBERS && Number.isFinite(Number(value))) state[key] = within(Number(value), NUMBERS[key]);
-    else if (manifest.attributes.includes(key) && Number.isFinite(Number(value)))
-      state.values = change(manifest, state.values, key, within(Number(value), [-1, 1, 0.1]));
-    else if (["from", "to", "compare", "autoguidance"].includes(key)) state[key] = value;
+  const state = { ...defaults, values: {} };
+  for (const [name, value] of new URLSearchParams(text)) {
+    if (name in NUMBERS && !isNaN(value)) state[name] = within(Number(value), NUMBERS[name]);
+    else if (manifest.attributes.includes(name) && !isNaN(value))
+      state.values = change(manifest, state.values, name, within(Number(value), [-1, 1, 10]));
+    else if (["from", "to", "compare", "autoguidance"].includes(name)) state[name] = value;
   }
-  return given.length ? state : { ...defaults };
+  return state;
 }

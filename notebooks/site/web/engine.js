@@ -1,131 +1,101 @@
-// The worker that holds the networks. It answers {load: name} and {job, parts}, and drops a job when a newer one arrives.
+// The worker that holds the networks. It answers {load: name} and {job, name, parts}, and drops a job when a newer one arrives.
 import { encode } from "./attributes.js";
 import { autoguidance, cfg } from "./guidance.js";
 import { noise, slerp } from "./noise.js";
 import { SAMPLERS, trajectory } from "./samplers.js";
 import { Schedule } from "./schedules.js";
 
-const WEAK_SCALE = 2, PREVIEW_MS = 600;
-const models = {};
+const WEAK_SCALE = 2, PREVIEW_MS = 600; // the scale of autoguidance; an image that takes longer has a preview
 const RUNTIME = { jspi: 16.8e6, wasm: 14.2e6 }; // bytes of onnxruntime-web, for the progress line
+const models = {};
 let ort, runtime, options, newest = 0, queue = Promise.resolve();
 
 // One call at a time: a runtime with WebGPU does not take a second one before the first has ended.
 const inTurn = (call) => (queue = queue.catch(() => {}).then(call));
 
-// A file's bytes, checked against the size and sha256 of the manifest if it names them; `arrived` is called with each part's size.
-async function download(url, expected, arrived = () => {}) {
-  const name = url.split(/[/?]/).at(expected ? -2 : -1), chunks = [];
-  const answer = await fetch(url).catch(() => ({ status: "no connection" }));
+// A file's bytes, checked against `sha256` if it is given; `arrived` is called with the size of each part.
+async function download(url, arrived = () => {}, sha256) {
+  const name = url.match(/([^/?]+)(\?|$)/)[1], chunks = [], answer = await fetch(url).catch(() => ({ status: "no connection" }));
   if (!answer.ok) throw new Error(`The file ${name} could not be loaded (${answer.status}).`);
-  try {
-    for (const reader = answer.body.getReader(); ; ) {
-      const { done, value } = await reader.read();
-      if (done) break;
-      chunks.push(value);
-      arrived(value.length);
-    }
-  } catch {
-    throw new Error(`The connection broke while the file ${name} was loading.`);
-  }
+  for (let reader = answer.body.getReader(), part; !(part = await reader.read()).done; arrived(part.value.length)) chunks.push(part.value);
   const content = new Uint8Array(await new Blob(chunks).arrayBuffer());
-  if (expected) {
-    const hash = new Uint8Array(await crypto.subtle.digest("SHA-256", content));
-    if ([...hash].map((byte) => byte.toString(16).padStart(2, "0")).join("") !== expected.sha256)
-      throw new Error(`The file ${name} is damaged (its checksum is wrong), so the page does not use it.`);
-  }
+  const hash = sha256 && new Uint8Array(await crypto.subtle.digest("SHA-256", content));
+  if (hash && [...hash].map((byte) => byte.toString(16).padStart(2, "0")).join("") !== sha256)
+    throw new Error(`The file ${name} is damaged (its checksum is wrong), so the page does not use it.`);
   return content;
 }
 
 // onnxruntime-web: with WebGPU where the page found one, else WebAssembly, with threads where the server's headers allow them.
 async function startRuntime(kind, arrived) {
-  const [module, wasmBinary] = await Promise.all([
-    import(`./ort/ort.${kind}.bundle.min.mjs`),
-    download(`./ort/ort-wasm-simd-threaded${kind === "jspi" ? ".jspi" : ""}.wasm`, null, arrived),
-  ]);
+  const file = `./ort/ort-wasm-simd-threaded${kind === "jspi" ? ".jspi" : ""}.wasm`;
+  const [module, wasmBinary] = await Promise.all([import(`./ort/ort.${kind}.bundle.min.mjs`), download(file, arrived)]);
   ort = module;
   Object.assign(ort.env.wasm, { wasmBinary, numThreads: self.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency) : 1 });
-  ort.env.logLevel = "error";
-  options = { executionProviders: kind === "jspi" ? ["webgpu"] : ["wasm"] };
+  options = { executionProviders: [kind === "jspi" ? "webgpu" : "wasm"], logSeverityLevel: 3 };
 }
 
-function createSession(bytes) {
-  return inTurn(() => ort.InferenceSession.create(bytes, options)).catch((error) => {
-    if (options.executionProviders[0] === "wasm") throw error;
-    options = { executionProviders: ["wasm"] }; // WebGPU was refused
-    return createSession(bytes);
-  });
-}
+const createSession = (bytes) => inTurn(() => ort.InferenceSession.create(bytes, options)).catch((error) => {
+  if (options.executionProviders[0] === "wasm") throw error;
+  options.executionProviders = ["wasm"]; // WebGPU was refused
+  return createSession(bytes);
+});
 
 async function load(name, kind) {
   const manifest = JSON.parse(new TextDecoder().decode(await download(`./models/${name}.json`)));
-  const files = Object.entries(manifest.files), first = !runtime;
+  const files = Object.entries(manifest.files), all = files.reduce((sum, [, { bytes }]) => sum + bytes, runtime ? 0 : RUNTIME[kind]);
   let got = 0;
-  const all = files.reduce((sum, [, { bytes }]) => sum + bytes, first ? RUNTIME[kind] : 0);
   const arrived = (bytes) => postMessage({ name, got: (got += bytes), all });
-  runtime ??= startRuntime(kind, arrived).catch((error) => ((runtime = null), Promise.reject(error)));
-  const downloads = files.map(([, file]) => download(`./models/${file.file}?${file.sha256.slice(0, 8)}`, file, arrived));
-  const [contents] = await Promise.all([Promise.all(downloads), runtime]);
+  runtime ??= startRuntime(kind, arrived);
+  const downloads = files.map(([, { file, sha256 }]) => download(`./models/${file}?${sha256.slice(0, 8)}`, arrived, sha256));
+  const contents = await Promise.all([...downloads, runtime]), start = performance.now(), sessions = {};
   postMessage({ name, starting: true });
-  const start = performance.now(), sessions = {};
   for (const [i, [part]] of files.entries()) sessions[part] = await createSession(contents[i]);
-  const model = { manifest, sessions, schedule: new Schedule(manifest.schedule, manifest.num_timesteps) };
-  return { ...model, ready: (performance.now() - start) / 1000 };
+  const schedule = new Schedule(manifest.schedule, manifest.num_timesteps);
+  return { manifest, sessions, schedule, ready: (performance.now() - start) / 1000 };
 }
 
-// denoise(x_t, t, conds) -> x_0_hat of one image under several conditions, in one batch.
-function denoiseMany({ manifest, sessions }, part) {
-  const { shape, attributes } = manifest;
-  return async (x_t, t, conds) => {
-    const n = conds.length, images = new Float32Array(n * x_t.length);
-    conds.forEach((_, i) => images.set(x_t, i * x_t.length));
-    const feeds = { x_t: new ort.Tensor("float32", images, [n, ...shape]), t: new ort.Tensor("int64", [BigInt(t)], [1]) };
-    feeds.cond = new ort.Tensor("float32", Float32Array.from(conds.flat()), [n, attributes.length]);
-    const { x_0_hat: { data } } = await inTurn(() => sessions[part].run(feeds));
-    return conds.map((_, i) => data.slice(i * x_t.length, (i + 1) * x_t.length));
-  };
-}
+// denoiseMany(x_t, t, conds) -> x_0_hat of one image under several conditions, in one batch.
+const network = (session, { shape, attributes }) => async (x_t, t, conds) => {
+  const n = conds.length, images = new Float32Array(n * x_t.length);
+  conds.forEach((_, i) => images.set(x_t, i * x_t.length));
+  const feeds = { x_t: new ort.Tensor("float32", images, [n, ...shape]), t: new ort.Tensor("int64", [BigInt(t)], [1]) };
+  feeds.cond = new ort.Tensor("float32", Float32Array.from(conds.flat()), [n, attributes.length]);
+  const { x_0_hat } = await inTurn(() => session.run(feeds));
+  return conds.map((_, i) => x_0_hat.data.slice(i * x_t.length, (i + 1) * x_t.length));
+};
 
-async function* answer({ name, parts }, job) {
-  const model = await models[name], { manifest, schedule, sessions } = model, { shape, attributes, sampler } = manifest;
-  const many = denoiseMany(model, "denoiser"), Sampler = SAMPLERS[sampler], size = shape[0] * shape[1] * shape[2];
-  const frames = parts.map(({ noises: [a, b], weight, values, ...how }) => {
-    const x_T = b === undefined || a === b ? noise(size, a) : slerp(noise(size, a), noise(size, b), weight);
-    return { ...how, x_T, cond: encode(attributes, values) };
+// Posts the progress and the image of each part; first a preview of a few unguided steps, where the images take long.
+async function* answer({ job, name, parts }) {
+  const model = await models[name], { manifest, schedule, sessions, ms = Infinity } = model, { shape, attributes, sampler } = manifest;
+  const many = network(sessions.denoiser, manifest), weak = sessions.weak && cfg(network(sessions.weak, manifest), 1);
+  const start = performance.now(), size = shape.reduce((a, b) => a * b), few = ms > 200 ? 2 : 3;
+  const frames = parts.map(({ values, noises: [a, b = a], weight, guidance_scale, steps, autoguided }, part) => {
+    const cond = encode(attributes, values), scale = cond.some(Boolean) ? guidance_scale : 1, guided = cfg(many, scale);
+    const x_T = a === b ? noise(size, a) : slerp(noise(size, a), noise(size, b), weight);
+    const denoise = autoguided && weak ? autoguidance(guided, weak, WEAK_SCALE) : guided;
+    return { part, x_T, cond, steps, denoise, evaluations: steps * (scale === 1 ? 1 : 2) };
   });
-  const unguided = cfg(many, 1), start = performance.now();
-  const cost = ({ cond, steps, guidance_scale }) => steps * (cond.some(Boolean) && guidance_scale !== 1 ? 2 : 1);
-  if (frames.length < 3 && model.ms && frames.reduce((sum, frame) => sum + cost(frame), 0) * model.ms > PREVIEW_MS) {
-    for (const [part, { x_T, cond, steps, guidance_scale }] of frames.entries()) {
-      const few = Math.min(steps, model.ms > 200 ? 2 : 3), shown = guidance_scale > 0 ? cond : cond.map(() => 0);
-      for await (const x of trajectory(unguided, x_T, shown, new Sampler(schedule), few)) {
-        yield;
-        var image = x;
-      }
-      postMessage({ job, part, preview: few, image: pixels(image, shape) });
-    }
-  }
-  for (const [part, { x_T, cond, steps, guidance_scale, autoguided }] of frames.entries()) {
-    let denoise = cond.some(Boolean) ? cfg(many, guidance_scale) : unguided, step = 0;
-    if (autoguided && sessions.weak) denoise = autoguidance(denoise, cfg(denoiseMany(model, "weak"), 1), WEAK_SCALE);
-    for await (const x of trajectory(denoise, x_T, cond, new Sampler(schedule), steps)) {
-      postMessage({ job, part, step: ++step, steps });
+  const evaluations = frames.reduce((sum, frame) => sum + frame.evaluations, 0);
+  const slow = frames.length < 3 && evaluations * ms > PREVIEW_MS ? frames : [];
+  const previews = slow.map((frame) => ({ ...frame, denoise: cfg(many, 1), preview: few, steps: Math.min(few, frame.steps) }));
+  for (const { part, x_T, cond, steps, denoise, preview } of [...previews, ...frames]) {
+    let step = 0, x;
+    for await (x of trajectory(denoise, x_T, cond, new SAMPLERS[sampler](schedule), steps)) {
+      if (!preview) postMessage({ job, part, step: ++step, steps });
       yield;
-      image = x;
     }
-    const rgba = pixels(image, shape);
-    postMessage({ job, part, image: rgba, probabilities: await classify(model, rgba), seconds: (performance.now() - start) / 1000 });
+    const image = pixels(x, shape), probabilities = preview ? null : await classify(sessions.classifier, manifest, image);
+    postMessage({ job, part, preview, image, probabilities, seconds: (performance.now() - start) / 1000 });
   }
-  model.ms = (performance.now() - start) / frames.reduce((sum, frame) => sum + cost(frame), 0);
+  model.ms = (performance.now() - start) / evaluations;
 }
 
 // The classifier's probabilities for an image as it would be saved.
-async function classify({ manifest: { shape, exclusive }, sessions: { classifier } }, rgba) {
-  const [channels, height, width] = shape, pixels = height * width;
-  const images = Float32Array.from({ length: channels * pixels }, (_, i) => rgba[4 * (i % pixels) + Math.floor(i / pixels)] / 127.5 - 1);
-  const { logits } = await inTurn(() => classifier.run({ images: new ort.Tensor("float32", images, [1, ...shape]) }));
-  const x = [...logits.data];
-  return exclusive ? x.map((one) => 1 / x.reduce((sum, other) => sum + Math.exp(other - one), 0)) : x.map((one) => 1 / (1 + Math.exp(-one)));
+async function classify(classifier, { shape, exclusive }, rgba) {
+  const count = shape[1] * shape[2], images = new ort.Tensor("float32", new Float32Array(shape[0] * count), [1, ...shape]);
+  images.data.forEach((_, i) => (images.data[i] = rgba[4 * (i % count) + Math.floor(i / count)] / 127.5 - 1));
+  const logits = [...(await inTurn(() => classifier.run({ images }))).logits.data];
+  return logits.map((x) => 1 / (exclusive ? logits.reduce((sum, other) => sum + Math.exp(other - x), 0) : 1 + Math.exp(-x)));
 }
 
 // (C, H, W) in [-1, 1] as the bytes of a canvas.
@@ -137,24 +107,23 @@ function pixels(x, [channels, height, width]) {
 
 function sentence({ message }) {
   if (/memory|alloc/i.test(message)) return "There is not enough memory for the networks: close other tabs.";
-  return /^[A-Z].*\.$/.test(message) ? message : `The networks could not be run here (${message.split("\n")[0].slice(0, 120)}).`;
+  if (/network error|failed to fetch/i.test(message)) return "The connection broke while the networks were loading.";
+  return /^[A-Z].*\.$/.test(message) ? message : `The networks cannot be run here (${message.split("\n")[0].slice(0, 120)}).`;
 }
 
 onmessage = async ({ data }) => {
   const { load: name, kind, job } = data;
   try {
     if (name) {
-      models[name] ??= load(name, kind);
-      const { manifest, ready } = await models[name];
+      const { manifest, ready } = await (models[name] ??= load(name, kind));
       return postMessage({ name, manifest, ready, on: options.executionProviders[0], threads: ort.env.wasm.numThreads });
     }
     newest = job;
-    for await (const _ of answer(data, job)) {
+    for await (const _ of answer(data)) {
       await new Promise((resume) => setTimeout(resume)); // a newer message is read here
       if (newest !== job) return;
     }
   } catch (error) {
-    delete models[name];
-    postMessage({ name: data.name ?? name, job, error: sentence(error) });
+    postMessage({ name: name ?? data.name, job, error: sentence(error) });
   }
 };
