@@ -81,6 +81,11 @@ def test_the_javascript_computes_what_the_package_does(node, tmp_path):
     assert len(got) > 150 and got == {place: pytest.approx(want[place], abs=2e-6) for place in got}
 
 
+def test_the_javascript_is_at_most_500_lines_of_code():
+    lines = [line.strip() for file in WEB.glob("*.js") for line in file.read_text("utf-8").splitlines()]
+    assert max(map(len, lines)) <= 132 and sum(bool(line) and not line.startswith("//") for line in lines) <= 500
+
+
 LINK = """
 const { change, fromLink, rare, toLink } = await import("WEB/attributes.js");
 const faces = { attributes: ["Bald", "Smiling"], frequencies: [0.02, 0.5] }, digits = { attributes: ["0", "1"], exclusive: true };

@@ -181,7 +181,9 @@ def test_a_saved_file_holds_the_image_and_its_recipe(visitor):
     image.load()
     record = json.loads(image.text["facelab"])
     assert record["cond"] == {"3": 1} and record["seed"] == 5 and record["sha256"] == load("mnist").card["sha256"]
-    assert "not a photograph" in image.text["Description"] and "trainedAlgorithmicMedia" in image.text["XML:com.adobe.xmp"]
+    assert (
+        "not a photograph" in image.text["Description"] and "trainedAlgorithmicMedia" in image.text["XML:com.adobe.xmp"]
+    )
     assert (np.asarray(image.convert("RGB"))[4::8, 4::8] == visitor.image()).all()
 
 
@@ -260,7 +262,10 @@ def test_a_bad_model_file_gives_one_sentence_and_a_film(visitor, fault, sentence
     ("script", "words"),
     [
         ("WebAssembly.validate = () => false", "too old"),
-        ("globalThis.Worker = class { constructor() { setTimeout(() => this.onerror()) } postMessage() {} }", "too old"),
+        (
+            "globalThis.Worker = class { constructor() { setTimeout(() => this.onerror()) } postMessage() {} }",
+            "too old",
+        ),
         (
             "globalThis.Worker = class { postMessage() { setTimeout(() => this.onmessage({data: {error: 'No memory.'}})) } }",
             "No memory.",

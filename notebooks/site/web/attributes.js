@@ -7,8 +7,8 @@ export const encode = (names, values) => names.map((name) => values[name] ?? 0);
 
 // "Smiling, no Eyeglasses, Young 0.5", or "unconditional" for the null condition.
 export function describe(names, values) {
-  const text = (name) => ({ 1: words(name), [-1]: `no ${words(name)}` })[values[name]] ?? `${words(name)} ${+values[name].toPrecision(2)}`;
-  return names.filter((name) => values[name]).map(text).join(", ") || "unconditional";
+  const text = (name, value) => ({ 1: name, [-1]: `no ${name}` })[value] ?? `${name} ${+value.toPrecision(2)}`;
+  return names.filter((name) => values[name]).map((name) => text(words(name), values[name])).join(", ") || "unconditional";
 }
 
 // The values with one of them changed; of exclusive attributes, a yes makes the others unspecified.

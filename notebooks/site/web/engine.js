@@ -17,7 +17,9 @@ const inTurn = (call) => (queue = queue.catch(() => {}).then(call));
 async function download(url, arrived = () => {}, sha256) {
   const name = url.match(/([^/?]+)(\?|$)/)[1], chunks = [], answer = await fetch(url).catch(() => ({ status: "no connection" }));
   if (!answer.ok) throw new Error(`The file ${name} could not be loaded (${answer.status}).`);
-  for (let reader = answer.body.getReader(), part; !(part = await reader.read()).done; arrived(part.value.length)) chunks.push(part.value);
+  for (let reader = answer.body.getReader(), part; !(part = await reader.read()).done; chunks.push(part.value)) {
+    arrived(part.value.length);
+  }
   const content = new Uint8Array(await new Blob(chunks).arrayBuffer());
   const hash = sha256 && new Uint8Array(await crypto.subtle.digest("SHA-256", content));
   if (hash && [...hash].map((byte) => byte.toString(16).padStart(2, "0")).join("") !== sha256)
@@ -30,7 +32,8 @@ async function startRuntime(kind, arrived) {
   const file = `./ort/ort-wasm-simd-threaded${kind === "jspi" ? ".jspi" : ""}.wasm`;
   const [module, wasmBinary] = await Promise.all([import(`./ort/ort.${kind}.bundle.min.mjs`), download(file, arrived)]);
   ort = module;
-  Object.assign(ort.env.wasm, { wasmBinary, numThreads: self.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency) : 1 });
+  const numThreads = self.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency) : 1;
+  Object.assign(ort.env.wasm, { wasmBinary, numThreads });
   options = { executionProviders: [kind === "jspi" ? "webgpu" : "wasm"], logSeverityLevel: 3 };
 }
 
@@ -42,7 +45,8 @@ const createSession = (bytes) => inTurn(() => ort.InferenceSession.create(bytes,
 
 async function load(name, kind) {
   const manifest = JSON.parse(new TextDecoder().decode(await download(`./models/${name}.json`)));
-  const files = Object.entries(manifest.files), all = files.reduce((sum, [, { bytes }]) => sum + bytes, runtime ? 0 : RUNTIME[kind]);
+  const files = Object.entries(manifest.files);
+  const all = files.reduce((sum, [, { bytes }]) => sum + bytes, runtime ? 0 : RUNTIME[kind]);
   let got = 0;
   const arrived = (bytes) => postMessage({ name, got: (got += bytes), all });
   runtime ??= startRuntime(kind, arrived);
@@ -66,7 +70,8 @@ const network = (session, { shape, attributes }) => async (x_t, t, conds) => {
 
 // Posts the progress and the image of each part; first a preview of a few unguided steps, where the images take long.
 async function* answer({ job, name, parts }) {
-  const model = await models[name], { manifest, schedule, sessions, ms = Infinity } = model, { shape, attributes, sampler } = manifest;
+  const model = await models[name], { manifest, schedule, sessions, ms = Infinity } = model;
+  const { shape, attributes, sampler } = manifest;
   const many = network(sessions.denoiser, manifest), weak = sessions.weak && cfg(network(sessions.weak, manifest), 1);
   const start = performance.now(), size = shape.reduce((a, b) => a * b), few = ms > 200 ? 2 : 3;
   const frames = parts.map(({ values, noises: [a, b = a], weight, guidance_scale, steps, autoguided }, part) => {

@@ -3,7 +3,7 @@ import { change, describe, fromLink, lerp, rare, toLink, words } from "./attribu
 import { png } from "./png.js";
 
 const START = { celeba: { Smiling: 1, Young: 1 }, mnist: { 7: 1 } }, FRAMES = 9, CACHED = 64;
-const OLD = "This browser is too old for the page: it needs WebAssembly with SIMD, which all have had for some years.";
+const OLD = "The networks cannot be started: this browser is too old, or a file of the page is missing.";
 const SIMD = [0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11];
 const $ = (id) => document.getElementById(id);
 const make = (kind, properties, ...children) => {
@@ -79,25 +79,29 @@ function slider(one, min) {
 const set = (one, value) => update({ values: change(manifest, state.values, one, value) });
 
 function update(changes) {
-  const { values, seed, guidance_scale, steps, compare, autoguidance, from, to } = (state = states[name] = { ...state, ...changes });
+  state = states[name] = { ...state, ...changes };
+  const { values, seed, guidance_scale, steps, compare, autoguidance, from, to } = state;
   shows.forEach((show) => show(values));
   $("seed").value = seed;
   for (const id of ["guidance_scale", "steps"]) $(id).nextElementSibling.value = $(id).value = state[id];
   for (const id of ["compare", "autoguidance"]) $(id).checked = Boolean(state[id]);
   document.body.classList.toggle("comparing", Boolean(compare));
-  const [start, end] = [from, to].map((text) => (text ? `${describe(manifest.attributes, endOf(text).values)}, seed ${endOf(text).seed}` : "not set"));
+  const [start, end] = [from, to].map((text) => (text ? inWords(endOf(text), ", ") : "not set"));
   $("ends").textContent = `From: ${start}. To: ${end}.`;
   $("play").disabled = !(from && to);
-  $("condition").textContent = `${describe(manifest.attributes, values)}; seed ${seed}`;
+  $("condition").textContent = inWords(state);
   $("rare").textContent = rare(manifest, values).join(", ");
-  const how = `guidance_scale=${guidance_scale}, steps=${steps}, seed=${seed}${autoguidance ? `, weak=facelab.load("${name}-weak"), weak_scale=2` : ""}`;
-  $("code").textContent = `import facelab\nmodel = facelab.load("${name}")\nimages = facelab.generate(model, ${JSON.stringify(values)}, ${how})\nfacelab.show(images)`;
+  const weak = autoguidance ? `, weak=facelab.load("${name}-weak"), weak_scale=2` : "";
+  const how = `guidance_scale=${guidance_scale}, steps=${steps}, seed=${seed}${weak}`;
+  $("code").textContent = `import facelab\nmodel = facelab.load("${name}")
+images = facelab.generate(model, ${JSON.stringify(values)}, ${how})\nfacelab.show(images)`;
   clearTimeout(linkTimer);
   linkTimer = setTimeout(write, 200); // browsers refuse many changes in a short time
   const one = part(values, [seed]);
   request(compare ? [one, { ...one, values: {} }] : [one]);
 }
 
+const inWords = ({ values, seed }, and = "; ") => `${describe(manifest.attributes, values)}${and}seed ${seed}`;
 const endOf = (text) => fromLink(text, manifest, { seed: 0, values: {} });
 const part = (values, noises, weight = 0) => {
   const { guidance_scale, steps, autoguidance } = state;
@@ -122,7 +126,7 @@ function draw(i, { image, probabilities, preview }, values = parts[i].values) {
   Object.assign(canvas, { width, height });
   canvas.getContext("2d").putImageData(new ImageData(image, width, height), 0, 0);
   const what = `${preview ? "preview of a " : ""}generated ${manifest.exclusive ? "digit" : "face"}`;
-  canvas.ariaLabel = `A ${what}: ${describe(manifest.attributes, values)}; seed ${state.seed}`;
+  canvas.ariaLabel = `A ${what}: ${inWords({ values, seed: state.seed })}`;
   if (!i && probabilities) $("predicted").replaceChildren(...prediction(probabilities, values));
 }
 
@@ -151,8 +155,9 @@ function finish(text) {
 function playFilm() {
   if (film) return update({});
   const [a, b] = [endOf(state.from), endOf(state.to)], weights = Array.from({ length: FRAMES }, (_, i) => i / (FRAMES - 1));
-  const frames = weights.map((weight) => part(lerp(a.values, b.values, weight), [a.seed, b.seed], weight)), back = frames.slice(1, -1).reverse();
-  const once = matchMedia("(prefers-reduced-motion: reduce)").matches, order = once ? frames : [...frames, ...back];
+  const frames = weights.map((weight) => part(lerp(a.values, b.values, weight), [a.seed, b.seed], weight));
+  const once = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  const order = once ? frames : [...frames, ...frames.slice(1, -1).reverse()];
   let at = 0;
   request(frames, () => (film = setInterval(() => {
     const frame = order[at++ % order.length];
@@ -164,7 +169,8 @@ function playFilm() {
 async function save() {
   if ($("stage").ariaBusy === "true") return void (whenFinished = save);
   const { seed, guidance_scale, steps, values, autoguidance } = state, { sha256, sampler } = manifest;
-  const record = { model: name, sha256, cond: values, guidance_scale, steps, sampler, seed, ...(autoguidance && { weak_scale: 2 }) };
+  const record = { model: name, sha256, cond: values, guidance_scale, steps, sampler, seed };
+  if (autoguidance) record.weak_scale = 2;
   const href = URL.createObjectURL(await png($("image"), record));
   make("a", { href, download: `facelab-${name}-${seed}.png` }).click();
   setTimeout(() => URL.revokeObjectURL(href), 10_000);
@@ -185,7 +191,8 @@ function answer({ data }) {
   if (data.manifest) {
     manifests[data.name] = data.manifest;
     document.body.dataset[data.name] = data.ready;
-    const wasm = `WebAssembly in ${data.threads === 1 ? "one thread" : `${data.threads} threads`}, because WebGPU is not available here`;
+    const threads = data.threads === 1 ? "one thread" : `${data.threads} threads`;
+    const wasm = `WebAssembly in ${threads}, because WebGPU is not available here`;
     $("machine").textContent = `Computed with ${data.on === "webgpu" ? "WebGPU" : wasm}.`;
     if (data.name === name) choose(name);
   } else if (data.name === name && !manifest) {
@@ -205,14 +212,20 @@ function answer({ data }) {
 
 async function copyLink() {
   write();
-  await navigator.clipboard.writeText(location.href).then(() => say("Link copied."), () => say("Copy the address of this page: it holds the state."));
+  const copied = await navigator.clipboard.writeText(location.href).then(() => true, () => false);
+  say(copied ? "Link copied." : "Copy the address of this page: it holds the state.");
 }
 
 function listen() {
-  for (const button of document.querySelectorAll("nav button")) button.onclick = () => (history.replaceState(null, "", "#"), choose(button.dataset.model));
+  for (const button of document.querySelectorAll("nav button")) {
+    button.onclick = () => {
+      history.replaceState(null, "", "#");
+      choose(button.dataset.model);
+    };
+  }
   const mark = (end) => () => update({ [end]: toLink({ seed: state.seed, values: state.values }) });
-  const actions = { person: () => update({ seed: randomSeed() }), surprise, save, link: copyLink, clear: () => update({ values: {} }) };
-  Object.assign(actions, { from: mark("from"), to: mark("to"), play: playFilm });
+  const actions = { surprise, save, link: copyLink, from: mark("from"), to: mark("to"), play: playFilm };
+  Object.assign(actions, { person: () => update({ seed: randomSeed() }), clear: () => update({ values: {} }) });
   for (const [id, action] of Object.entries(actions)) $(id).onclick = () => manifest && action();
   for (const id of ["seed", "guidance_scale", "steps"])
     $(id).oninput = () => manifest && $(id).value && $(id).checkValidity() && update({ [id]: Number($(id).value) });
@@ -224,8 +237,11 @@ async function start() {
   $("again").onclick = () => location.reload();
   if (!globalThis.WebAssembly || !WebAssembly.validate(new Uint8Array(SIMD))) return fail(OLD);
   if (!crypto.subtle) return fail("This page needs an address with https, because browsers check files only there.");
-  kind = WebAssembly.Suspending && (await navigator.gpu?.requestAdapter().catch(() => null)) ? "jspi" : "wasm";
-  worker = Object.assign(new Worker(new URL("engine.js", import.meta.url), { type: "module" }), { onmessage: answer, onerror: () => fail(OLD) });
+  const adapter = WebAssembly.Suspending && (await navigator.gpu?.requestAdapter().catch(() => null));
+  // WebGPU in software is far slower than WebAssembly.
+  kind = adapter && !(adapter.info?.isFallbackAdapter ?? adapter.isFallbackAdapter) ? "jspi" : "wasm";
+  worker = new Worker(new URL("engine.js", import.meta.url), { type: "module" });
+  Object.assign(worker, { onmessage: answer, onerror: () => fail(OLD) });
   listen();
   choose(linkedModel());
 }
