@@ -208,6 +208,10 @@ def test_axe_finds_nothing_serious(visitor, complaints, theme, link):
     visitor.open(link)
     for degrees in page.get_by_role("button", name=re.compile("degrees: (hair|all)")).all():
         degrees.click()
+        assert (
+            degrees.get_attribute("aria-pressed") == "true"
+            and page.locator(".chips:visible, .field:visible").count() > 5
+        )
     page.locator("summary").click()
     assert complaints(page.locator("html")) == []
 
@@ -232,6 +236,27 @@ def test_a_refused_webgpu_is_replaced_by_webassembly(visitor, adapter):
     visitor.page.add_init_script(gpu)
     visitor.open()
     assert "WebAssembly in one thread, because WebGPU is not available here." in visitor.page.inner_text("#machine")
+
+
+def test_autoguidance_is_offered_where_there_is_a_weak_network(visitor):
+    def with_weak(route):
+        manifest = route.fetch().json()
+        manifest["files"]["weak"] = manifest["files"]["denoiser"]  # so at guidance scale 1 it changes nothing
+        route.fulfill(json=manifest)
+
+    page = visitor.open(DIGIT.replace("scale=2", "scale=1")).page
+    assert not page.locator("#autoguidance").is_visible()
+    first = visitor.image()
+    page.context.route("**/mnist.json", with_weak)
+    page.goto("about:blank")
+    visitor.open(DIGIT.replace("scale=2", "scale=1"))
+    page.get_by_label("autoguidance").check()
+    assert np.abs(visitor.finished().image() - first.astype(float)).mean() < 0.1
+    page.get_by_label("Guidance scale").fill("3")
+    guided = visitor.finished().image()
+    page.get_by_label("autoguidance").uncheck()
+    assert (visitor.finished().image() != guided).any()
+    page.wait_for_function("!location.hash.includes('autoguidance=true')")
 
 
 def damaged(route):

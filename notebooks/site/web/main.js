@@ -54,7 +54,8 @@ function build({ groups, exclusive, files, license, data }) {
     const head = make("div", { className: "group-head" }, make("h3", { textContent: exclusive ? "digit" : group }), degrees);
     return make("div", { className: "group" }, head, chips, sliders);
   }));
-  $("weak").hidden = !files.weak;
+  [$("weak").hidden, $("guesses").hidden] = [!files.weak, exclusive];
+  $("person").textContent = exclusive ? "Other handwriting" : "Another person";
   $("license").textContent = `The weights are ${license === "MIT" ? "free to use (MIT licence)" : license}. Trained on ${data}.`;
 }
 
