@@ -146,7 +146,7 @@ def denoise_with(session):
     return denoise
 
 
-def check_parity(net, session):
+def check_parity(net, session, most=2e-3):
     cond, x_T, there = (
         net.attributes.encode(**{net.attributes.names[1]: True}),
         noise(1, net.shape, 3),
@@ -155,7 +155,7 @@ def check_parity(net, session):
     with torch.no_grad():
         for t in net.schedule.timesteps(10):
             both = torch.stack([cond, 0 * cond])
-            assert (there(x_T.repeat(2, 1, 1, 1), t, both) - net(x_T.repeat(2, 1, 1, 1), t, both)).abs().max() < 2e-3
+            assert (there(x_T.repeat(2, 1, 1, 1), t, both) - net(x_T.repeat(2, 1, 1, 1), t, both)).abs().max() < most
         sampler = default_sampler(net.schedule)
         ours, theirs = (sample(cfg(one, 2.0), x_T, cond, sampler(net.schedule), 10) for one in (net, there))
     assert (ours - theirs).abs().mean() * 127.5 < 1
@@ -163,15 +163,17 @@ def check_parity(net, session):
 
 def test_an_exported_denoiser_agrees_with_pytorch(exported):
     net, session = exported
-    check_parity(net, session)
+    check_parity(net, session, 1e-4)
     assert net.schedule(0) and type(net.schedule).__name__ == "Schedule"  # the network is as before
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["mnist", "celeba"])
 def test_the_shipped_weights_agree_with_pytorch(tmp_path, name):
+    logging.disable()
     model = export_onnx.load(name)
     manifest = export_onnx.write(name, tmp_path)
+    logging.disable(logging.NOTSET)
     assert json.loads((tmp_path / f"{name}.json").read_text())["attributes"] == list(model.attributes)
     assert manifest["files"]["denoiser"]["bytes"] <= 14e6
     check_parity(model.denoiser, session(tmp_path / f"{name}.onnx"))

@@ -55,7 +55,10 @@ def export(net, file: Path) -> dict:
 
 
 def _halve(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Weights in float16, each with a node that casts it to float32; biases and the schedule's tables stay float32."""
+    """Weights in float16, each with a node that casts it to float32.
+
+    Vectors and small constants stay float32: rates of the schedule, frequencies of the timestep's embedding.
+    """
     casts = []
     for part in (
         model,
@@ -66,7 +69,7 @@ def _halve(model: onnx.ModelProto) -> onnx.ModelProto:
         part.doc_string = ""
     for weight in model.graph.initializer:
         values = numpy_helper.to_array(weight)
-        if weight.data_type == onnx.TensorProto.FLOAT and values.ndim > 1:
+        if weight.data_type == onnx.TensorProto.FLOAT and values.ndim > 1 and values.size >= 1000:
             casts.append(helper.make_node("Cast", [f"{weight.name}.half"], [weight.name], to=onnx.TensorProto.FLOAT))
             weight.CopyFrom(numpy_helper.from_array(values.astype("float16"), f"{weight.name}.half"))
     nodes = [*casts, *model.graph.node]
