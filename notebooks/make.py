@@ -5,7 +5,7 @@
                                                  pyproject.toml and facelab.course.exercises; --check only reports differences
     python notebooks/make.py results [--check]   writes the README's table of results from data/results and the cards
     python notebooks/make.py figure              generates the animation at the top of the README
-    python notebooks/make.py site DIR            builds the site from the saved notebooks (extra `site`, and npm for MathJax)
+    python notebooks/make.py site DIR            builds the site from the saved notebooks (extra `site`, and npm)
     python notebooks/make.py hub DIR             a folder for each denoiser that can be uploaded to the Hugging Face hub
 
 A notebook is saved only if every cell ran, every image has alt text, no output names a folder of this machine, and the file
@@ -394,13 +394,12 @@ def site(out: Path, root: Path = ROOT) -> int:
     repository = f"https://github.com/{about.place}"
     with tempfile.TemporaryDirectory() as folder:
         source, static = Path(folder), Path(folder) / "_static"
-        shutil.copytree(root / "notebooks/site", source, dirs_exist_ok=True)
+        ignore = shutil.ignore_patterns("web")
+        shutil.copytree(root / "notebooks/site", source, dirs_exist_ok=True, ignore=ignore)
         static.mkdir()
         for name in ("site.css", "site.js"):
             shutil.move(source / name, static)
-        subprocess.run(["npm", "pack", "--silent", "mathjax@3"], cwd=source, check=True, stdout=subprocess.DEVNULL)
-        with tarfile.open(next(source.glob("mathjax-3*.tgz"))) as package:
-            (static / "mathjax.js").write_bytes(package.extractfile("package/es5/tex-svg.js").read())
+        from_npm("mathjax@3", {"es5/tex-svg.js": static / "mathjax.js"})
         shutil.copy(root / "data/results/faces.png", source)
         for path in notebooks(root):
             book = nbformat.read(path, 4)
@@ -414,7 +413,30 @@ def site(out: Path, root: Path = ROOT) -> int:
         for page, place, text in ("index.md", "REPOSITORY", repository), ("api.md", "MODULES", modules):
             write(source / page, (source / page).read_text("utf-8").replace(place, text))
         options = ["-q", "-b", "html", "-c", root / "notebooks/site", "-D", f"html_static_path={static}"]
-        return subprocess.run([sys.executable, "-m", "sphinx", *options, source, out]).returncode
+        failed = subprocess.run([sys.executable, "-m", "sphinx", *options, source, out]).returncode
+    return failed or web_explorer(out / "explorer", root)
+
+
+def web_explorer(out: Path, root: Path = ROOT) -> int:
+    """The explorer's page: its own files, the exported weights, and onnxruntime-web."""
+    shutil.copytree(root / "notebooks/site/web", out, dirs_exist_ok=True)
+    shutil.copy(root / "data/results/faces.png", out)
+    version = json.loads((out / "package.json").read_text("utf-8"))["dependencies"]["onnxruntime-web"]
+    kinds = [f"ort.{kind}.bundle.min.mjs" for kind in ("wasm", "jspi")]
+    kinds += [f"ort-wasm-simd-threaded{kind}.wasm" for kind in ("", ".jspi")]
+    (out / "ort").mkdir(exist_ok=True)
+    from_npm(f"onnxruntime-web@{version}", {f"dist/{name}": out / "ort" / name for name in kinds})
+    export = [sys.executable, root / "data/make/export_onnx.py", "--out", out / "models"]
+    return max(subprocess.run([*export, name]).returncode for name in ("mnist", "celeba"))
+
+
+def from_npm(package: str, files: dict[str, Path]) -> None:
+    """Copy files of a package of the npm registry; the keys are their paths in it."""
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(["npm", "pack", "--silent", package], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        with tarfile.open(next(Path(folder).glob("*.tgz"))) as content:
+            for name, file in files.items():
+                file.write_bytes(content.extractfile(f"package/{name}").read())
 
 
 def page_links(text: str, about: Project) -> str:

@@ -31,9 +31,9 @@ ONLY_IN = {"matplotlib": ("plots",), "ipywidgets": ("widgets.",)}  # no other mo
 BUDGETS = {
     "core": (1556, [PACKAGE / f"{name}.py" for name in sorted({*CORE, "__init__"})]),
     "facelab": (7220, sorted(PACKAGE.rglob("*.py"))),
-    "data/make": (1280, sorted(ROOT.glob("data/make/*.py"))),
-    "notebooks": (705, sorted(ROOT.glob("notebooks/*.py"))),
-    "tests": (10710, sorted(ROOT.glob("tests/*.py"))),
+    "data/make": (1434, sorted(ROOT.glob("data/make/*.py"))),
+    "notebooks": (722, sorted(ROOT.glob("notebooks/*.py"))),
+    "tests": (10895, sorted(ROOT.glob("tests/*.py"))),
 }
 
 

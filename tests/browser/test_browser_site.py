@@ -30,7 +30,7 @@ def address(tmp_path_factory):
     if not all(map(importlib.util.find_spec, ("sphinx", "myst_nb", "furo"))) or not shutil.which("npm"):
         skip_with_warning("the site needs npm and the extra `site` (pip install -e '.[site]')")
     out = tmp_path_factory.mktemp("site")
-    subprocess.run([sys.executable, ROOT / "notebooks/make.py", "site", out], check=True, timeout=600)
+    subprocess.run([sys.executable, ROOT / "notebooks/make.py", "site", out], check=True, timeout=1200)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=out))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/"
