@@ -6,13 +6,8 @@ import torch
 from facelab.attributes import DIGITS
 from facelab.data.synthetic_faces import synthetic_faces
 from facelab.evaluation.metrics import spectrum_amplitudes
-from facelab.pretrained import load
+from facelab.pretrained import load, names
 from facelab.samplers import generate
-
-# Trained before the network had Haar bands: their pixel-unshuffle leaves the noise's mean of every sub-grid in the image.
-OLD = pytest.mark.xfail(
-    reason="the network is of facelab 0.1 and leaves a checkerboard", raises=AssertionError, strict=True
-)
 
 
 def conditions(attributes) -> torch.Tensor:
@@ -24,9 +19,10 @@ def conditions(attributes) -> torch.Tensor:
     return cond
 
 
-@pytest.mark.parametrize(
-    "name", ["mnist-ddpm", *(pytest.param(name, marks=OLD) for name in ("mnist", "celeba", "synthetic"))]
-)
+GENERATORS = [name for name in names() if load(name).denoiser and not name.startswith("report")]
+
+
+@pytest.mark.parametrize("name", GENERATORS)
 def test_generated_images_have_no_checkerboard(name):
     weights = load(name)
     scores = weights.card["scores"]
