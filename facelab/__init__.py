@@ -39,7 +39,6 @@ _MODULES = {
         "evaluation.report": "evaluate results",
         "widgets.explorer": "AttributeExplorer",
         "widgets.schedule_designer": "ScheduleDesigner",
-        "widgets.training_replay": "TrainingReplay",
     }.items()
     for name in names.split()
 }

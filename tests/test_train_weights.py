@@ -104,7 +104,7 @@ def test_weights_card_and_checkpoints_are_written_and_a_finished_training_is_loa
 
 
 def test_after_max_minutes_it_stops_with_its_ema_and_resumes(tmp_path, capsys):
-    words = ("mnist", "--images", 64, "--log-samples", "--out", tmp_path)
+    words = ("mnist", "--images", 64, "--out", tmp_path)
     assert command(*words, "--max-minutes", 0) == 0
     assert "stopped after step 1 of 4; the same command continues" in capsys.readouterr().out
     weights = load_file(tmp_path / "progress.safetensors")
@@ -112,8 +112,6 @@ def test_after_max_minutes_it_stops_with_its_ema_and_resumes(tmp_path, capsys):
     assert command(*words) == 0 and "resumed at step 1" in capsys.readouterr().err
     scores = load(tmp_path).card["scores"]
     assert scores["images"] == 100 and set(scores["guidance_scale_2"]) == {"class_accuracy", "spectrum"}
-    history = load_file(tmp_path / "training.safetensors")
-    assert history["images"].shape[1:] == (10, 1, 28, 28) and len(history["losses"]) == 4
 
 
 def test_another_stage_continues_from_the_weights_of_the_first(tmp_path, monkeypatch):

@@ -49,7 +49,6 @@ from facelab.pretrained import half_precision, load, save
 from facelab.samplers import default_sampler, generate
 from facelab.schedules import SCHEDULES
 from facelab.training import TrainConfig, processes, train
-from facelab.widgets.training_replay import HistoryRecorder
 
 RESEARCH = "for non-commercial research only, as CelebA is"
 SCALES = (1, 2)
@@ -227,7 +226,6 @@ def arguments() -> argparse.ArgumentParser:
     add(
         "--max-minutes", type=float, default=math.inf, help="stop after that time, with the EMA in progress.safetensors"
     )
-    add("--log-samples", action="store_true", help="record generated images along the way, in training.safetensors")
     return parser
 
 
@@ -294,13 +292,6 @@ def _to_bands(weight):
     return haar(F.pixel_shuffle(weight, 2))
 
 
-def samples(net: Denoiser):
-    """One image of each class, or ten unconditional faces, always from the same noise."""
-    K = len(net.attributes)
-    cond = torch.eye(K) if net.attributes.exclusive else torch.zeros(10, K)
-    return generate(net, cond, steps=10)
-
-
 def run(args: argparse.Namespace) -> None:
     """Train, then write weights and card; only the first process prints and writes."""
     accelerator = processes()
@@ -312,9 +303,8 @@ def run(args: argparse.Namespace) -> None:
         print(f"{dataset.source}\n{count} process{'es' if count > 1 else ''}", flush=True)
     options = {"checkpoint_dir": args.out / "checkpoints", "backup_dir": args.backup, "resume": args.resume}
     steps, started = train(net, dataset, config, **options), time.monotonic()
-    recorder = HistoryRecorder(samples) if args.log_samples else None
     with tqdm(total=config.steps, unit="step", disable=not first) as bar:
-        for now in recorder(steps) if recorder else steps:
+        for now in steps:
             bar.update(now.step - bar.n)
             bar.set_postfix_str(f"loss {statistics.fmean(now.losses[-50:] or [math.nan]):.4f} {now.note}")
             if time.monotonic() - started > 60 * args.max_minutes and now.step < config.steps:
@@ -328,10 +318,6 @@ def run(args: argparse.Namespace) -> None:
         print(f"stopped after step {now.step:,} of {config.steps:,}; the same command continues")
         return
     finish(args, now, dataset, config, sizes, stages)
-    if recorder and recorder.images:
-        recorder.history({"command": command(args, sizes), "data": dataset.source}).save(
-            args.out / "training.safetensors"
-        )
 
 
 def finish(args, now, dataset, config, sizes, stages) -> None:
