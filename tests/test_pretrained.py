@@ -25,6 +25,8 @@ SHIPPED = {
     "mnist-classifier": DIGITS,
     "celeba": CELEBA,
     "celeba-classifier": CELEBA,
+    "celeba-weak": CELEBA,
+    "mnist-ddpm": DIGITS,
     "synthetic": SYNTHETIC,
     "synthetic-classifier": SYNTHETIC,
     "report-conditional": CELEBA,
@@ -103,7 +105,7 @@ def test_an_old_name_is_answered_with_the_new_one(old, new):
 
 def test_an_unknown_name_is_answered_with_all_names():
     assert set(SHIPPED) <= set(names())
-    with refused("no weights 'cats': there are celeba, celeba-classifier, mnist"):
+    with refused("no weights 'cats': there are celeba, celeba-classifier, celeba-weak, mnist"):
         load("cats")
 
 
