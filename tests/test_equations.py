@@ -60,7 +60,7 @@ def reference(name: str):
 # 01 Noise schedules
 
 
-@checks("01", r"x_t = \sqrt{1-\beta_t}\;x_{t-1} + \sqrt{\beta_t}\;\epsilon \qquad\text{(eq. 2)}")
+@checks("01", r"x_t = \sqrt{1-\beta_t}\;x_{t-1} + \sqrt{\beta_t}\;\epsilon_t \qquad\text{(eq. 2)}")
 @checks("01", r"\bar\alpha_t = \prod_{i=0}^{t} (1-\beta_i)")
 @checks("01", r"1-v=\bar\alpha_t")
 def the_forward_chain():
@@ -231,8 +231,8 @@ def classifier_free_guidance():
 
 @checks(
     "02",
-    r"L = \big\lVert \epsilon - \hat\epsilon(x_t, t)\big\rVert^2,\qquad x_t = \text{signal}_t\,x_0 + \sigma_t\,\epsilon,\qquad "
-    r"t \text{ uniform}",
+    r"L = \operatorname{mean}\;\big( \epsilon - \hat\epsilon(x_t, t)\big)^2,\qquad "
+    r"x_t = \text{signal}_t\,x_0 + \sigma_t\,\epsilon,\qquad t \text{ uniform}",
 )
 @checks("02", r"x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\epsilon")
 @checks("02", r"\text{signal}_t=\sqrt{\bar\alpha_t}")
@@ -249,10 +249,22 @@ def noise_prediction_loss():
     assert_close(loss, ((eps - 0.5 * x_t) ** 2).sum() / x_0.numel())
 
 
-@checks("02", r"V = \text{signal}^2 s^2+\sigma^2")
+@checks("02", r"\lVert\hat\epsilon-\epsilon\rVert^2 = \frac{\text{signal}_t^2}{\sigma_t^2}\lVert\hat x_0-x_0\rVert^2")
+def errors_of_eps_and_x_0():
+    x_0, eps, x_0_hat = (randn(2, 1, 3, 3, seed=seed) for seed in range(3))
+    for schedule in FAMILY:
+        for t in TIMESTEPS:
+            signal, sigma = schedule(t)
+            eps_hat = schedule.to_eps(schedule.add_noise(x_0, eps, t), x_0_hat, t)
+            assert_close((eps_hat - eps).norm() ** 2, signal**2 / sigma**2 * (x_0_hat - x_0).norm() ** 2)
+
+
+@checks("02", r"V = \text{signal}_t^2\,\sigma_\text{data}^2+\sigma_t^2")
 @checks(
     "02",
-    r"\hat\epsilon = \frac{\sigma_t}{V}\,x_t - \frac{\text{signal}_t\,s}{\sqrt V}\,F\Big(\frac{x_t}{\sqrt V},\,t,\,c\Big)",
+    r"\hat\epsilon = \frac{\sigma_t}{V}\,x_t - \frac{\text{signal}_t\,\sigma_\text{data}}{\sqrt V}\,F\Big(\frac{x_t}{\sqrt V},"
+    r"\,t,\,c\Big),\qquad \hat x_0 = \frac{\text{signal}_t\,\sigma_\text{data}^2}{V}\,x_t + "
+    r"\frac{\sigma_t\,\sigma_\text{data}}{\sqrt V}\,F",
 )
 def preconditioning(s=0.7):
     """Of the network that the lesson trains, here with one band; and V is the variance of x_t."""
@@ -266,13 +278,21 @@ def preconditioning(s=0.7):
         F = net._network(x_t / math.sqrt(V), t, cond)
         expected = sigma / V * x_t - signal * s / math.sqrt(V) * F
         assert_close(net(x_t, t, cond, return_prediction=True), expected)
+        assert_close(net(x_t, t, cond), signal * s**2 / V * x_t + sigma * s / math.sqrt(V) * F)
 
 
 @checks(
     "02",
     r"x_{t-1} = \frac{1}{\sqrt{1-\beta_t}}\Big(x_t - \frac{\beta_t}{\sqrt{1-\bar\alpha_t}}\,\hat\epsilon\Big) + "
-    r"\sqrt{\beta_t}\,z,\qquad z\sim\mathcal N(0, 1)",
+    r"\sqrt{\beta_t}\,z,\qquad z\sim\mathcal N(0, I)",
 )
+@checks(
+    "02",
+    r"\frac{1}{\text{var}} = \frac{1-\beta_t}{\beta_t} + \frac{1}{1-\bar\alpha_{t-1}},\qquad \text{mean} = \text{var}\,"
+    r"\Big(\frac{\sqrt{1-\beta_t}}{\beta_t}\,x_t + \frac{\sqrt{\bar\alpha_{t-1}}}{1-\bar\alpha_{t-1}}\,x_0\Big)",
+)
+@checks("02", r"\bar\alpha_t=(1-\beta_t)\,\bar\alpha_{t-1}")
+@checks("02", r"\hat x_0 = (x_t-\sigma_t\,\hat\epsilon)/\text{signal}_t")
 def ancestral_step():
     """The exercise, and facelab's DDPM with the same noise."""
     x_t, eps_hat, schedule = randn(2, 1, 3, 3), randn(2, 1, 3, 3, seed=1), linear()
@@ -284,12 +304,22 @@ def ancestral_step():
         x_0_hat = schedule.to_x_0(x_t, eps_hat, t, "eps")
         sampler = DDPM(schedule, clip=False, generator=torch.Generator().manual_seed(3), variance="large")
         assert_close(sampler.step(x_t, x_0_hat, t, t - 1), expected)
+        before = schedule.alpha_bar[t - 1].item()
+        assert_close(alpha_bar, (1 - beta) * before)
+        var = 1 / ((1 - beta) / beta + 1 / (1 - before))
+        mean = var * (math.sqrt(1 - beta) / beta * x_t + math.sqrt(before) / (1 - before) * x_0_hat)
+        assert_close(mean, expected - math.sqrt(beta) * z)
+        small = DDPM(schedule, clip=False, generator=torch.Generator().manual_seed(3), variance="small")
+        assert_close(small.step(x_t, x_0_hat, t, t - 1), mean + math.sqrt(var) * z)
 
 
 # 04 Guidance
 
 
-@checks("04", r"\nabla\log p_t(x_t) = (\text{signal}_t\,\hat x_0 - x_t)/\sigma_t^2")
+@checks(
+    "04",
+    r"\nabla\log p_t(x_t) = \mathbb E[\nabla\log p(x_t\mid x_0)\mid x_t] = (\text{signal}_t\,\hat x_0 - x_t)/\sigma_t^2",
+)
 def score_function():
     """Against torch's own derivative of the log-density of x_t, a mixture of one Gaussian for each image of the set."""
     y = randn(5, 1, 2, 2).clamp(-1, 1)
@@ -299,6 +329,9 @@ def score_function():
             x_t = schedule.add_noise(y[:1], randn(1, 1, 2, 2, seed=2), t).requires_grad_()
             log_p = (-((x_t - signal * y) ** 2).flatten(1).sum(1) / (2 * sigma**2)).logsumexp(0)
             (slope,) = torch.autograd.grad(log_p, x_t)
+            weights = (-((x_t - signal * y) ** 2).flatten(1).sum(1) / (2 * sigma**2)).softmax(0).detach()
+            slopes = -(x_t.detach() - signal * y) / sigma**2  # of log p(x_t | x_0), for each image of the set
+            assert_close((weights[:, None, None, None] * slopes).sum(0, keepdim=True), slope, rtol=1e-6, atol=1e-6)
             x_0_hat = IdealDenoiser(y, torch.ones(5, 1), schedule)(x_t.detach(), t, torch.zeros(1))
             assert_close((signal * x_0_hat - x_t.detach()) / sigma**2, slope, rtol=1e-6, atol=1e-6)
 
@@ -399,7 +432,7 @@ def elbo_term():
         assert_close(float(by_hand), found.steps.item())
 
 
-@checks("09", r"-\log_2 p(x_0)\;\le\;\text{prior}+\sum_{t\to s}L_{t\to s}+\text{decoder}")
+@checks("09", r"-\log_2 p(x_0)\;\le\;\text{prior}+\mathbb E\Big[\sum_{t\to s}L_{t\to s}+\text{decoder}\Big]")
 def elbo_is_a_bound():
     """A chain whose every step is affine in one number, so that p(x_0) is known: the bound is valid, and tight."""
     schedule, timesteps, half = rectified_flow(), log_snr_timesteps(rectified_flow(), 200, last=20), 1 / 255

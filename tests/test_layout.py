@@ -33,7 +33,7 @@ BUDGETS = {
     "facelab": (7061, sorted(PACKAGE.rglob("*.py"))),
     "data/make": (1392, sorted(ROOT.glob("data/make/*.py"))),
     "notebooks": (721, sorted(ROOT.glob("notebooks/*.py"))),
-    "tests": (10765, sorted(ROOT.glob("tests/*.py"))),
+    "tests": (10799, sorted(ROOT.glob("tests/*.py"))),
 }
 
 
