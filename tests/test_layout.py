@@ -31,7 +31,7 @@ ONLY_IN = {"matplotlib": ("plots",), "ipywidgets": ("widgets.",)}  # no other mo
 BUDGETS = {
     "core": (1555, [PACKAGE / f"{name}.py" for name in sorted({*CORE, "__init__"})]),
     "facelab": (7061, sorted(PACKAGE.rglob("*.py"))),
-    "data/make": (1392, sorted(ROOT.glob("data/make/*.py"))),
+    "data/make": (1388, sorted(ROOT.glob("data/make/*.py"))),
     "notebooks": (721, sorted(ROOT.glob("notebooks/*.py"))),
     "tests": (10799, sorted(ROOT.glob("tests/*.py"))),
 }

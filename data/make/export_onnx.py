@@ -47,7 +47,8 @@ def export(net, file: Path) -> dict:
         net(*args)  # fills the tables of the schedule
         program = torch.export.export(net, args, dynamic_shapes=shapes, strict=True)
     finally:
-        net.__dict__.update(schedule=schedule) if schedule is not None else None
+        if schedule is not None:
+            net.schedule = schedule
     found = torch.onnx.export(program, input_names=inputs, output_names=[output], opset_version=18, verbose=False)
     content = _halve(found.model_proto).SerializeToString()
     file.write_bytes(content)
@@ -60,11 +61,7 @@ def _halve(model: onnx.ModelProto) -> onnx.ModelProto:
     Vectors and small constants stay float32: rates of the schedule, frequencies of the timestep's embedding.
     """
     casts = []
-    for part in (
-        model,
-        model.graph,
-        *model.graph.node,
-    ):  # without the exporter's notes, which are as long as a small network
+    for part in (model, model.graph, *model.graph.node):  # the exporter's notes are as long as a small network
         del part.metadata_props[:]
         part.doc_string = ""
     for weight in model.graph.initializer:

@@ -30,11 +30,7 @@ from facelab.evaluation import attribute_accuracy as accuracy
 from facelab.evaluation import report
 from facelab.evaluation.features import extract_features, extractor, inception_file, save_features
 from facelab.evaluation.likelihood import elbo, log_snr_timesteps
-from facelab.evaluation.metrics import (
-    frechet_estimate,
-    memorization,
-    precision_recall,
-)
+from facelab.evaluation.metrics import frechet_estimate, memorization, precision_recall
 from facelab.evaluation.statistics import Interval, average, difference, mean_interval, to_jsonable, wilson
 from facelab.images import to_uint8
 from facelab.pretrained import load, names

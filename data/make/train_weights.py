@@ -7,7 +7,6 @@ DIR then has the weights in half precision, config.json, card.json with the scor
 """
 
 import argparse
-import copy
 import dataclasses
 import json
 import math
@@ -254,8 +253,7 @@ def prepare(args: argparse.Namespace):
     config = dataclasses.replace(config, ema_decays=tuple(config.ema_decays))
     if args.init_from:
         before = load(args.init_from)
-        net = warm_start(before.denoiser, args.net) if args.net else before.denoiser or before.classifier
-        net = copy.deepcopy(net).requires_grad_(True)
+        net = warm_start(before.denoiser or before.classifier, args.net)
         config = dataclasses.replace(config, init_from=before.card["sha256"][:16])
         keys = ("command", "data", "config", "steps", "machine", "minutes", "date", "sha256")
         stages = [*before.card.get("stages", []), {key: before.card[key] for key in keys if key in before.card}]
@@ -265,17 +263,22 @@ def prepare(args: argparse.Namespace):
     return net, dataset, config, sizes, stages
 
 
-def warm_start(net: Denoiser, changes: dict) -> Denoiser:
+def warm_start(net: nn.Module, changes: dict) -> nn.Module:
     """The network with `changes` of its settings and the trained weights of `net`; layers of another shape start untrained.
 
     With `sigma_data` a network that predicts v on sub-grids of pixels becomes one on Haar bands. The two differ by an orthonormal
     matrix, which the first and the last convolution absorb, and by rates of each timestep (`Denoiser._precondition`), for which
     their means stand: F is about -v sqrt(V) / sd.
     """
-    new = Denoiser(**net.settings() | changes)
+    new = type(net)(**net.settings() | changes)
     fresh, state = new.state_dict(), net.state_dict()
-    new.load_state_dict({name: v for name, v in state.items() if fresh[name].shape == v.shape}, strict=False)
-    if net.config.sigma_data is None and net.config.patch_size == new.config.patch_size == 2 and new.config.sigma_data:
+    same = {name: v for name, v in state.items() if name in fresh and fresh[name].shape == v.shape}
+    new.load_state_dict(same, strict=False)
+    if (
+        changes.get("sigma_data")
+        and net.config.sigma_data is None
+        and net.config.patch_size == new.config.patch_size == 2
+    ):
         sd = torch.tensor(new.config.sigma_data).repeat(net.shape[0])[:, None]
         size = (new.schedule.signal**2 * sd**2 + new.schedule.sigma**2).sqrt()
         first, last = new.unet.conv_in, new.unet.conv_out
