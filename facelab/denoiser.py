@@ -86,6 +86,7 @@ class Denoiser(Network):
     Args:
         shape: (C, H, W) of an image.
         attributes, exclusive: as in `Attributes`, in the order of cond.
+        timestep_shift: the schedule's `shift`; it does not change the network.
         prediction_type: what the U-Net predicts: "eps" (Ho et al. 2020), "v" (Salimans and Ho 2022) or "x_0".
         conditioning: "embedding" adds an embedding of cond to the timestep's, "channels" appends a linear layer of cond as five
             constant input channels, "none" ignores cond.
@@ -114,6 +115,7 @@ class Denoiser(Network):
         exclusive: bool = False,
         schedule: str = "rectified_flow",
         num_timesteps: int = 1000,
+        timestep_shift: float = 1.0,
         prediction_type: str = "v",
         conditioning: str = "embedding",
         block_out_channels: tuple[int, ...] = (64, 128),
@@ -133,6 +135,7 @@ class Denoiser(Network):
         super().__init__(attributes, exclusive, frequencies)
         self._check()
         self.schedule = SCHEDULES[schedule](num_timesteps)
+        self.schedule.shift = timestep_shift
         if prediction_type == "eps" and self.schedule.signal[-2] == 0:
             raise ValueError(f"{schedule} ends in pure noise, where eps gives no x_0: predict v.")
         with seeded(seed):
@@ -172,6 +175,8 @@ class Denoiser(Network):
         for key, values in (choices | {"conditioning": ("embedding", "channels", "none")}).items():
             if c[key] not in values:
                 raise ValueError(f"{key} must be one of {', '.join(map(str, values))}, got {c[key]!r}.")
+        if not 1 <= c.timestep_shift <= 100:
+            raise ValueError(f"timestep_shift must be from 1 (even spacing) to 100, got {c.timestep_shift!r}.")
         if len(c.block_out_channels) != len(c.attention):
             raise ValueError(f"block_out_channels and attention must be of one length, got attention={c.attention}.")
         factor = c.patch_size * 2 ** (len(c.attention) - 1)

@@ -50,6 +50,7 @@ class Preset:
 MNIST_NET = {"block_out_channels": (32, 64), "attention": (False, False), "patch_size": 2, "sigma_data": MNIST_BANDS}
 # Most of the work is done at 16x16 and below, where an image has the fewest pixels.
 FACE_NET = {"attention": (False, False, True), "mid_attention": False, "patch_size": 2, "normalize_cond": True}
+FACE_NET |= {"timestep_shift": 3.0}
 CELEBA_NET = FACE_NET | {"block_out_channels": (32, 96, 192), "sigma_data": CELEBA_BANDS}
 SYNTHETIC_NET = FACE_NET | {"block_out_channels": (32, 64, 128), "sigma_data": SYNTHETIC_BANDS}
 SMALL_NET = FACE_NET | {"block_out_channels": (32, 64, 96), "sigma_data": CELEBA_BANDS}

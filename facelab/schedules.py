@@ -19,8 +19,11 @@ PREDICTION_TYPES = ("eps", "v", "x_0")
 class Schedule:
     """The two rates, each (num_timesteps,): `signal` decreases within [0, 1], `sigma` increases within (0, 1].
 
-    As attributes both have one more value, that of the clean image, so that timestep -1 indexes it.
+    As attributes both have one more value, that of the clean image, so that timestep -1 indexes it. `shift`, at least 1, spaces
+    the timesteps of a sampler; 1 spaces them evenly.
     """
+
+    shift = 1.0
 
     def __init__(self, signal: Tensor, sigma: Tensor, name: str = "schedule"):
         signal, sigma = torch.as_tensor(signal, dtype=torch.float64), torch.as_tensor(sigma, dtype=torch.float64)
@@ -126,10 +129,17 @@ class Schedule:
         return {"x_0": prediction}[prediction_type]
 
     def timesteps(self, steps: int) -> list[int]:
-        """Evenly spaced timesteps, from the last one to a clean one: 999, 899, ... 99 ("trailing", Lin et al. 2023, table 2)."""
+        """From the last one to a clean one: 999, 899, ... 99 ("trailing", Lin et al. 2023, table 2).
+
+        A `shift` above 1 moves them towards noise by u -> shift u / (1 + (shift - 1) u) (Esser et al. 2024, eq. 23).
+        """
         if not isinstance(steps, int) or not 1 <= steps <= len(self):
             raise ValueError(f"steps must be a whole number from 1 to {len(self)}, got {steps!r}.")
-        return [round(len(self) * (steps - i) / steps) - 1 for i in range(steps)]
+        top, timesteps = len(self), []
+        for i in range(steps, 0, -1):
+            top = min(top, round(len(self) * self.shift * i / (steps + (self.shift - 1) * i))) - 1
+            timesteps.append(top)
+        return timesteps
 
     def step_pairs(self, steps: int) -> list[tuple[int, int]]:
         """The timesteps (t, s) of each sampler step from t to s; the last s is -1, the clean image."""

@@ -90,6 +90,7 @@ WRONG = {
     "side and patch": ({"shape": (1, 28, 28), "patch_size": 4}, "divisible by 8"),
     "no channels": ({"shape": (8, 8)}, r"\(C, H, W\)"),
     "levels": ({"block_out_channels": (32, 32, 32)}, "must be of one length"),
+    "shift": ({"timestep_shift": 0.5}, "from 1 .even spacing. to 100"),
     "bands": ({"sigma_data": (1.0, 0.5)}, "4 numbers above 0"),
     "band of 0": ({"sigma_data": (1.0, 0.5, 0.5, 0.0)}, "4 numbers above 0"),
     "refinement": ({"refine_channels": 8}, "needs sigma_data"),

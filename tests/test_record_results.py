@@ -69,7 +69,7 @@ def record(few, part, *options, name=None, model="model"):
 
 
 def options_of(*argv):
-    return arguments(PARTS).parse_args(["scores", "--model", "model", *FEW, *argv])
+    return arguments(PARTS).parse_args(["guidance", "--model", "model", *FEW, *argv])
 
 
 def is_interval(value):
@@ -77,16 +77,19 @@ def is_interval(value):
 
 
 def test_every_record_has_its_command_model_and_machine(few, capsys):
-    found = record(few, "scores")
-    assert found["about"]["command"].startswith("python data/make/record_results.py scores --model model --count 24")
+    found = record(few, "spacing")
+    assert found["about"]["command"].startswith("python data/make/record_results.py spacing --model model --count 24")
     assert found["about"]["command"].endswith("--out data/results")
     assert found["about"]["model"].startswith("model, sha256 ") and "torch" in found["about"]["machine"]
-    rows = {row["images"]: row for row in found["scores"][0]["rows"]}
-    assert list(rows) == ["guidance scale 1", "guidance scale 2", report.REAL, report.COLLAPSED]
-    assert rows[report.REAL]["frechet_distance"]["value"] < rows["guidance scale 1"]["frechet_distance"]["value"]
-    assert all(map(is_interval, found["attribute_accuracy"].values()))
+    one, *others = found["rows"]
+    assert [row["timestep_shift"] for row in found["rows"]] == [1, 2, 3, 4]
+    assert all(is_interval(value) for row in found["rows"] for key, value in row.items() if key != "timestep_shift")
+    # In one step every spacing begins and ends at the same timesteps.
+    assert all(one["frechet_distance"] == other["frechet_distance"] for other in others)
+    assert found["about"]["real_images"]["frechet_distance"]["value"] < one["frechet_distance"]["value"]
     assert json.loads(capsys.readouterr().out) == found
-    assert [file.name for file in (few / "out").iterdir()] == ["model_scores.json"]
+    assert [file.name for file in (few / "out").iterdir()] == ["model_spacing.json"]
+    assert len(list((few / "cache/generated").iterdir())) == 4
 
 
 def test_reference_images_and_conditions_are_chosen_independently(few, monkeypatch):

@@ -144,10 +144,20 @@ def test_timesteps_equal_diffusers_trailing():
         assert linear().timesteps(steps) == reference.timesteps.tolist()
 
 
-@given(st.integers(1, 40), st.data())
-def test_timesteps_and_step_pairs_of_any_schedule(length, data):
-    steps = data.draw(st.integers(1, length))
-    timesteps, pairs = flow(length).timesteps(steps), flow(length).step_pairs(steps)
+@pytest.mark.parametrize("shift", [1.0, 1.5, 3.0])
+def test_shifted_timesteps_equal_diffusers(shift):
+    schedule, theirs = flow(), FlowMatchEulerDiscreteScheduler(shift=shift)
+    schedule.shift = shift
+    for steps in (1, 2, 3, 10, 40):
+        theirs.set_timesteps(sigmas=[i / steps for i in range(steps, 0, -1)])
+        assert schedule.timesteps(steps) == (theirs.timesteps.round() - 1).tolist()
+
+
+@given(st.integers(1, 40), st.sampled_from([1, 2.5, 30]), st.data())
+def test_timesteps_and_step_pairs_of_any_schedule(length, shift, data):
+    steps, schedule = data.draw(st.integers(1, length)), flow(length)
+    schedule.shift = shift
+    timesteps, pairs = schedule.timesteps(steps), schedule.step_pairs(steps)
     assert len(timesteps) == steps and timesteps[0] == length - 1 and timesteps[-1] >= 0
     assert timesteps == sorted(set(timesteps), reverse=True)
     assert [t for t, _ in pairs] == timesteps and [s for _, s in pairs] == [*timesteps[1:], -1]

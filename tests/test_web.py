@@ -28,10 +28,10 @@ const [schedules, samplers, guidance, noises, attributes] = await Promise.all(
     "schedules samplers guidance noise attributes".split(" ").map(from));
 const want = JSON.parse(readFileSync(0, "utf-8")), [x, a, b, c] = [want.x, ...want.predictions].map((x) => Float32Array.from(x));
 const got = { timesteps: {}, rates: {}, ddim: {}, adams_bashforth: {} };
-for (const steps in want.timesteps)
-    got.timesteps[steps] = new schedules.Schedule("linear", 1000).timesteps(Number(steps));
 for (const name in want.rates) {
-    const schedule = new schedules.Schedule(name, 1000);
+    const schedule = new schedules.Schedule(name, 1000, name === "linear" ? 1 : 3);
+    const timesteps = Object.keys(want.timesteps[name]).map((steps) => [steps, schedule.timesteps(Number(steps))]);
+    got.timesteps[name] = Object.fromEntries(timesteps);
     got.rates[name] = Object.fromEntries(Object.keys(want.rates[name]).map((t) => [t, schedule.rates(Number(t))]));
     got.ddim[name] = [...new samplers.SAMPLERS.DDIM(schedule).step(x, a, 999, 499)];
     const sampler = new samplers.SAMPLERS.AdamsBashforth(schedule);

@@ -88,7 +88,8 @@ def write(name: str, out: Path) -> dict:
     attributes, config = model.attributes, model.denoiser.config
     manifest = {"model": name, "files": files, "shape": model.shape, "attributes": attributes.names}
     manifest |= {"groups": attributes.groups, "exclusive": attributes.exclusive, "frequencies": config.frequencies}
-    manifest |= {"schedule": config.schedule, "num_timesteps": config.num_timesteps, "first_seed": FIRST_SEED}
+    manifest |= {"schedule": config.schedule, "num_timesteps": config.num_timesteps}
+    manifest |= {"timestep_shift": config.timestep_shift, "first_seed": FIRST_SEED}
     manifest |= {"sampler": default_sampler(model.schedule).__name__, "data": model.card["data"]}
     manifest |= {"license": model.card["license"], "sha256": model.card["sha256"]}
     (out / f"{name}.json").write_text(json.dumps(manifest), "utf-8")
@@ -99,9 +100,10 @@ def fixtures() -> dict:
     """What the page's JavaScript must compute, made by the package."""
     x, a, b, c = noise(4, (1, 2, 3), seed=1)
     found = {"x": x, "predictions": [a, b, c], "timesteps": {}, "rates": {}, "ddim": {}, "adams_bashforth": {}}
-    for name in ("linear", "rectified_flow"):
+    for name, shift in (("linear", 1), ("rectified_flow", 3)):
         schedule = SCHEDULES[name]()
-        found["timesteps"] |= {steps: schedule.timesteps(steps) for steps in (1, 3, 10, 16, 48)}
+        schedule.shift = shift
+        found["timesteps"][name] = {steps: schedule.timesteps(steps) for steps in (1, 3, 10, 16, 48, 999)}
         found["rates"][name] = {t: schedule(t) for t in (-1, 0, 1, 499, 998, 999)}
         found["ddim"][name] = DDIM(schedule).step(x, a, 999, 499)
         sampler, moving, steps = AdamsBashforth(schedule), x, []

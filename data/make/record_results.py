@@ -83,8 +83,9 @@ class Run:
         """(B, C, H, W) uint8 images generated for conditions (B, K)."""
         scale = 1.0 if self.model.denoiser.config.conditioning == "none" else guidance_scale
         options = {"steps": self.args.steps, "sampler": self.args.sampler, "guidance_scale": scale} | options
-        words = self.sha256, weak and weak.sha256, self.args.seed, tuple(cond.shape), *sorted(options.items())
-        digest = hashlib.sha256(repr(words).encode() + cond.float().numpy().tobytes()).hexdigest()
+        words = self.args.seed, tuple(cond.shape), self.model.schedule.shift, *sorted(options.items())
+        words = repr((self.sha256, weak and weak.sha256, words)).encode()
+        digest = hashlib.sha256(words + cond.float().numpy().tobytes()).hexdigest()
         if not (file := cache_dir() / "generated" / f"{digest[:24]}.safetensors").is_file():
             options["sampler"] = SAMPLERS[options["sampler"]]
             images = generate(self.model, cond, seed=self.args.seed, weak=weak and weak.model, progress=True, **options)
@@ -127,13 +128,16 @@ def efficientnet(images: Tensor) -> Tensor:
 # Parts: each returns (name of the record, the record)
 
 
-def scores(args) -> tuple[str, dict]:
-    """All scores and the attribute accuracy of one model at each guidance scale."""
-    run = Run(args)
-    sets = {f"guidance scale {scale:g}": run.images(run.cond, scale) for scale in args.scales}
-    record = {"about": run.about("scores against real images"), "scores": tables_of(run, sets)}
-    record["attribute_accuracy"] = {of: run.accuracy(x, run.cond) for of, x in sets.items()}
-    return f"{args.model}_scores", record
+def spacing(args) -> tuple[str, dict]:
+    """Distance, precision, recall and attribute accuracy by the shift of the sampler's timesteps."""
+    run, rows = Run(args), []
+    real, other = map(efficientnet, run.reference_images())
+    for run.model.schedule.shift in args.shifts:
+        images = run.images(run.cond)
+        row = {"timestep_shift": run.model.schedule.shift} | scores_of(real, efficientnet(images))
+        rows.append(row | {"attribute_accuracy": run.accuracy(images, run.cond)})
+    about = run.about(f"{DISTANCE} by the spacing of timesteps, unguided", real_images=scores_of(real, other))
+    return f"{args.model}_spacing", {"about": about, "rows": rows}
 
 
 def tables_of(run: Run, sets: dict[str, Tensor]) -> list[dict]:
@@ -331,7 +335,7 @@ def classifier(args) -> tuple[str, dict]:
 
 
 PARTS = {
-    "scores": scores, "attributes": attributes, "guidance": guidance, "table1": table1,
+    "spacing": spacing, "attributes": attributes, "guidance": guidance, "table1": table1,
     "memorization": memorized, "features": features, "likelihood": likelihood,
     "labels": labels, "classifier": classifier,
 }  # fmt: skip
@@ -349,6 +353,7 @@ def arguments(parts) -> argparse.ArgumentParser:
     add("--scales", nargs="+", type=float, default=[1.0, 2.0, 4.0], help="guidance scales")
     add("--weak", help="guidance: name or folder of the weak network's weights, for autoguidance")
     add("--weak-scales", nargs="+", type=float, default=[1.0, 1.5, 2.0], help="scales of autoguidance")
+    add("--shifts", nargs="+", type=float, default=[1.0, 2.0, 3.0, 4.0], help="spacing: the schedule's shift")
     add("--steps", type=int, default=10)
     add("--sampler", choices=SAMPLERS, default="adams-bashforth")
     extractors = "feature extractors: inception, efficientnet, or a classifier's name"

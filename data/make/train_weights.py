@@ -155,7 +155,7 @@ def _report(sizes: Preset) -> TrainConfig:
 
 DDPM = {"schedule": "linear", "prediction_type": "eps"}  # Ho et al. 2020
 RECIPES = {
-    "mnist": Recipe(_mnist, Denoiser, lambda p: p.mnist_net, lambda p: p.mnist, score_mnist),
+    "mnist": Recipe(_mnist, Denoiser, lambda p: p.mnist_net | {"timestep_shift": 3.0}, lambda p: p.mnist, score_mnist),
     "mnist-ddpm": Recipe(_mnist, Denoiser, lambda p: p.mnist_net | DDPM, lambda p: p.mnist_ddpm, partial(score_mnist, steps=50)),
     "mnist-classifier": Recipe(_mnist, AttributeClassifier, lambda p: {}, lambda p: p.mnist_classifier, score_classifier),
     "celeba": Recipe(_celeba, Denoiser, lambda p: p.celeba_net, lambda p: p.celeba, score_faces, RESEARCH),

@@ -54,7 +54,7 @@ async function load(name, kind) {
   const contents = await Promise.all([...downloads, runtime]), start = performance.now(), sessions = {};
   postMessage({ name, starting: true });
   for (const [i, [part]] of files.entries()) sessions[part] = await createSession(contents[i]);
-  const schedule = new Schedule(manifest.schedule, manifest.num_timesteps);
+  const schedule = new Schedule(manifest.schedule, manifest.num_timesteps, manifest.timestep_shift);
   return { manifest, sessions, schedule, ready: (performance.now() - start) / 1000 };
 }
 

@@ -11,9 +11,9 @@ const RATES = {
 };
 
 export class Schedule {
-  constructor(name, length) {
+  constructor(name, length, shift = 1) {
     if (!RATES[name]) throw new Error(`This page does not know the noise schedule ${name}.`);
-    Object.assign(this, { length, table: RATES[name](length) });
+    Object.assign(this, { length, shift, table: RATES[name](length) });
   }
 
   // [signal_t, sigma_t]
@@ -22,7 +22,9 @@ export class Schedule {
   }
 
   timesteps(steps) {
-    return Array.from({ length: steps }, (_, i) => roundHalfEven((this.length * (steps - i)) / steps) - 1);
+    let [top, left] = [this.length, steps + 1];
+    const next = () => (this.length * this.shift * --left) / (steps + (this.shift - 1) * left);
+    return Array.from({ length: steps }, () => (top = Math.min(top, roundHalfEven(next())) - 1));
   }
 }
 
