@@ -213,7 +213,7 @@ def heatmap(matrix, names: Sequence[str], *, title="", alt="") -> Figure:
     off = np.where(np.eye(len(names)), np.nan, matrix)
     high, low = (np.unravel_index(find(off), off.shape) for find in (np.nanargmax, np.nanargmin))
     ends = [f"{names[i]} with {names[j]} {matrix[i, j]:.2f}" for i, j in (high, low)]
-    return _figure(figure, alt or f"{title or 'A matrix'}: highest {ends[0]}, lowest {ends[1]}.")
+    return _figure(figure, alt or f"{title or 'A matrix'}: highest {ends[0]}, lowest {ends[1]}.", colours=256)
 
 
 def gaussian_scatter(series: dict[str, Tensor], *, title="", alt="") -> Figure:

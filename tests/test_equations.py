@@ -195,6 +195,17 @@ def likelihood_of_a_known_image():
         assert_close(by_pixel[0] - by_pixel[1], ours[0] - ours[1])
 
 
+@checks("08", r"u' = \frac{a\,u}{1 + (a-1)\,u}")
+def shifted_timesteps():
+    """u is (t + 1) / 1000; rounded to timesteps."""
+    for a in (1.0, 3.0):
+        schedule = rectified_flow()
+        schedule.shift = a
+        for i, t in enumerate(schedule.timesteps(20)):
+            u = (20 - i) / 20
+            assert abs((t + 1) / 1000 - a * u / (1 + (a - 1) * u)) <= 0.5e-3 + 1e-9
+
+
 @checks("02", r"v=\epsilon-x_0")
 @checks("02", r"x_t = (1-u)\,x_0 + u\,\epsilon")
 @checks("08", r"x_u = (1-u)\,x_0 + u\,\epsilon")

@@ -30,10 +30,10 @@ ONLY_IN = {"matplotlib": ("plots",), "ipywidgets": ("widgets.",)}  # no other mo
 # fall. The goals are core 1,250, facelab 5,500, data/make 1,100, tests 7,500.
 BUDGETS = {
     "core": (1568, [PACKAGE / f"{name}.py" for name in sorted({*CORE, "__init__"})]),
-    "facelab": (7077, sorted(PACKAGE.rglob("*.py"))),
+    "facelab": (7086, sorted(PACKAGE.rglob("*.py"))),
     "data/make": (1395, sorted(ROOT.glob("data/make/*.py"))),
-    "notebooks": (721, sorted(ROOT.glob("notebooks/*.py"))),
-    "tests": (10824, sorted(ROOT.glob("tests/*.py"))),
+    "notebooks": (724, sorted(ROOT.glob("notebooks/*.py"))),
+    "tests": (10819, sorted(ROOT.glob("tests/*.py"))),
 }
 
 

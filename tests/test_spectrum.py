@@ -19,15 +19,10 @@ def conditions(attributes) -> torch.Tensor:
     return cond
 
 
-# `synthetic` was trained before the network had Haar bands: its pixel-unshuffle leaves the noise's mean of every sub-grid in the
-# image. Digits of `mnist` have 1.3 to 1.6 times the amplitude of real ones at period 2, a fourth of a grey level too much.
-FAILS = pytest.mark.xfail(reason="above the limit, as the comment says", raises=AssertionError, strict=True)
 GENERATORS = [name for name in names() if load(name).denoiser and not name.startswith("report")]
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=FAILS if name in ("mnist", "synthetic") else ()) for name in GENERATORS]
-)
+@pytest.mark.parametrize("name", GENERATORS)
 def test_generated_images_have_no_checkerboard(name):
     weights = load(name)
     scores = weights.card["scores"]

@@ -123,7 +123,7 @@ class StateSampler:
     autoguidance at `weak_scale`.
     """
 
-    def __init__(self, model: Pretrained, classifier=None, weak=None, weak_scale: float = 2.0):
+    def __init__(self, model: Pretrained, classifier=None, weak=None, weak_scale: float = 1.25):
         if getattr(model, "denoiser", None) is None:
             name = getattr(model, "name", model)
             raise ValueError(f"the explorer needs a denoiser, such as facelab.load('celeba'), got {name!r}.")

@@ -1,4 +1,4 @@
-"""Lesson 05: the Fréchet distance, and the amplitude of a checkerboard artifact."""
+"""Lesson 05: the Fréchet distance, precision and recall."""
 
 import torch
 
@@ -26,21 +26,30 @@ def frechet_distance(mean_a, cov_a, mean_b, cov_b):
 
 
 @add(
-    lambda: [(100 + 10 * randn(3, 6, 6),), (randn(5, 4, 8, seed=1),)],
-    """The checkerboard is 1 - 2.0 * (sum of row and column, modulo 2), a tensor (H, W). Multiply the images by it.
-    First the mean over the pixels of each image, then the absolute value, then the mean over the images.""",
-    ("the absolute value comes too early: first take the mean over the pixels of an image.", lambda x: x.abs().mean()),
+    lambda: [(randn(20, 3), 0.8 * randn(17, 3, seed=1) + 0.8), (randn(12, 2, seed=2), randn(30, 2, seed=3) + 0.8)],
+    """For each real point a radius: the fourth smallest number in its row of torch.cdist(real, real).
+    Compare torch.cdist(generated, real) with the radii of its columns. any(1): one real point is enough. Then the mean.""",
     (
-        "checkerboards of opposite sign cancel: take each image's absolute value before the mean over images.",
-        lambda x: checkerboard_amplitude(x.mean(0, keepdim=True)),
+        "each point's distance to itself is 0 and counts too: take the fourth smallest, kthvalue(4).",
+        lambda real, generated: _near(generated, real, 3).any(1).float().mean(),
     ),
     (
-        "that alternates along one axis only: the sign follows the sum of row and column.",
-        lambda x: (x[..., ::2] - x[..., 1::2]).mean((1, 2)).abs().mean() / 2,
+        "that is recall, the share of real points among the generated ones: the radii belong to the real points.",
+        lambda real, generated: precision(generated, real),
     ),
-    ("that is a sum over the pixels: take the mean.", lambda x: x[0].numel() * checkerboard_amplitude(x)),
+    (
+        "that is the share of pairs: a generated point counts once, if any real point is near enough.",
+        lambda real, generated: _near(generated, real).float().mean(),
+    ),
+    (
+        "that is the share of real points with a generated one near: take any over the real points, any(1).",
+        lambda real, generated: _near(generated, real).any(0).float().mean(),
+    ),
 )
-def checkerboard_amplitude(grey):
-    rows, columns = torch.arange(grey.shape[1])[:, None], torch.arange(grey.shape[2])
-    board = 1 - 2.0 * ((rows + columns) % 2)
-    return (grey * board).mean((1, 2)).abs().mean()
+def precision(real, generated):
+    radius = torch.cdist(real, real).kthvalue(4).values
+    return (torch.cdist(generated, real) <= radius).any(1).float().mean()
+
+
+def _near(points, members, kth=4):
+    return torch.cdist(points, members) <= torch.cdist(members, members).kthvalue(kth).values

@@ -5,7 +5,7 @@ import { noise, slerp } from "./noise.js";
 import { SAMPLERS, trajectory } from "./samplers.js";
 import { Schedule } from "./schedules.js";
 
-const WEAK_SCALE = 2, PREVIEW_MS = 600; // the scale of autoguidance; an image that takes longer has a preview
+const PREVIEW_MS = 600; // an image that takes longer has a preview
 const RUNTIME = { jspi: 16.8e6, wasm: 14.2e6 }; // bytes of onnxruntime-web, for the progress line
 const models = {};
 let ort, runtime, options, newest = 0, queue = Promise.resolve();
@@ -77,7 +77,7 @@ async function* answer({ job, name, parts }) {
   const frames = parts.map(({ values, noises: [a, b = a], weight, guidance_scale, steps, autoguided }, part) => {
     const cond = encode(attributes, values), scale = cond.some(Boolean) ? guidance_scale : 1, guided = cfg(many, scale);
     const x_T = a === b ? noise(size, a) : slerp(noise(size, a), noise(size, b), weight);
-    const denoise = autoguided && weak ? autoguidance(guided, weak, WEAK_SCALE) : guided;
+    const denoise = autoguided && weak ? autoguidance(guided, weak, manifest.weak_scale) : guided;
     return { part, x_T, cond, steps, denoise, evaluations: steps * (scale === 1 ? 1 : 2) };
   });
   const evaluations = frames.reduce((sum, frame) => sum + frame.evaluations, 0);

@@ -92,7 +92,7 @@ function update(changes) {
   $("play").disabled = !(from && to);
   $("condition").textContent = inWords(state);
   $("rare").textContent = rare(manifest, values).join(", ");
-  const weak = autoguidance ? `, weak=facelab.load("${name}-weak"), weak_scale=2` : "";
+  const weak = autoguidance ? `, weak=facelab.load("${name}-weak"), weak_scale=${manifest.weak_scale}` : "";
   const how = `guidance_scale=${guidance_scale}, steps=${steps}, seed=${seed}${weak}`;
   $("code").textContent = `import facelab\nmodel = facelab.load("${name}")
 images = facelab.generate(model, ${JSON.stringify(values)}, ${how})\nfacelab.show(images)`;
@@ -171,7 +171,7 @@ async function save() {
   if ($("stage").ariaBusy === "true") return void (whenFinished = save);
   const { seed, guidance_scale, steps, values, autoguidance } = state, { sha256, sampler } = manifest;
   const record = { model: name, sha256, cond: values, guidance_scale, steps, sampler, seed };
-  if (autoguidance) record.weak_scale = 2;
+  if (autoguidance) record.weak_scale = manifest.weak_scale;
   const href = URL.createObjectURL(await png($("image"), record));
   make("a", { href, download: `facelab-${name}-${seed}.png` }).click();
   setTimeout(() => URL.revokeObjectURL(href), 10_000);
