@@ -6,6 +6,7 @@
     python notebooks/make.py results [--check]   writes the README's table of results from data/results and the cards
     python notebooks/make.py figure              generates the animation at the top of the README
     python notebooks/make.py site DIR            builds the site from the saved notebooks (extra `site`, and npm)
+    python notebooks/make.py film DIR            records the explorer's page of that site, for browsers that cannot run it
     python notebooks/make.py hub DIR             a folder for each denoiser that can be uploaded to the Hugging Face hub
 
 A notebook is saved only if every cell ran, every image has alt text, no output names a folder of this machine, and the file
@@ -14,6 +15,9 @@ is small enough.
 
 import argparse
 import difflib
+import functools
+import http.server
+import io
 import json
 import os
 import re
@@ -22,6 +26,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import threading
 import tomllib
 from collections import namedtuple
 from pathlib import Path
@@ -423,7 +428,6 @@ def site(out: Path, root: Path = ROOT) -> int:
 def web_explorer(out: Path, root: Path = ROOT) -> int:
     """The explorer's page: its own files, the exported weights, and onnxruntime-web."""
     shutil.copytree(root / "notebooks/site/web", out, dirs_exist_ok=True)
-    shutil.copy(root / "data/results/faces.png", out)
     version = json.loads((out / "package.json").read_text("utf-8"))["dependencies"]["onnxruntime-web"]
     kinds = [f"ort.{kind}.bundle.min.mjs" for kind in ("wasm", "jspi")]
     kinds += [f"ort-wasm-simd-threaded{kind}.wasm" for kind in ("", ".jspi")]
@@ -431,6 +435,37 @@ def web_explorer(out: Path, root: Path = ROOT) -> int:
     from_npm(f"onnxruntime-web@{version}", {f"dist/{name}": out / "ort" / name for name in kinds})
     export = [sys.executable, root / "data/make/export_onnx.py", "--out", out / "models"]
     return max(subprocess.run([*export, name]).returncode for name in ("mnist", "celeba"))
+
+
+# What the film shows: links of the explorer's page, one attribute more in each.
+FILM = ["model=celeba&seed=7", "&Male=-1&Young=1", "&Smiling=1", "&Blond_Hair=1", "&Bangs=1", "&Eyeglasses=1"]
+
+
+def film(built: Path, root: Path = ROOT) -> int:
+    """Record the explorer's page in the folder of `site`, for browsers that cannot run it; needs playwright and Chromium."""
+    from PIL import Image
+    from playwright.sync_api import sync_playwright
+
+    finished = (
+        "document.getElementById('stage').ariaBusy === 'false' && document.getElementById('status').innerText != ''"
+    )
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=built)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    frames, address = [], f"http://127.0.0.1:{server.server_port}/explorer/index.html#guidance_scale=2&steps=10&"
+    with sync_playwright() as browsers:
+        chromium = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+        browser = browsers.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1040, "height": 640})
+        for count in range(len(FILM)):
+            page.goto("about:blank")  # so that a new link loads the page anew
+            page.goto(address + "".join(FILM[: count + 1]))
+            page.wait_for_function(finished, timeout=120_000)
+            frames.append(Image.open(io.BytesIO(page.screenshot())).convert("RGB").resize((780, 480)))
+    frames[0].save(
+        root / "notebooks/site/web/film.webp", save_all=True, append_images=frames[1:], duration=1500, loop=0
+    )
+    return 0
 
 
 def from_npm(package: str, files: dict[str, Path]) -> None:
@@ -502,7 +537,7 @@ def hub(out: Path, root: Path = ROOT) -> int:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(
-        dest="command", required=True, metavar="run | address | results | figure | site | hub"
+        dest="command", required=True, metavar="run | address | results | figure | site | film | hub"
     )
     commands.add_parser("run").add_argument("names", nargs="*", metavar="NAME", help="with or without .ipynb")
     for name in ("address", "results"):
@@ -510,8 +545,17 @@ def main(argv: list[str] | None = None) -> int:
     commands.add_parser("figure")
     for name in ("site", "hub"):
         commands.add_parser(name).add_argument("out", type=Path, metavar="DIR", help="where it is written")
+    commands.add_parser("film").add_argument("built", type=Path, metavar="DIR", help="where `site` has written it")
     given = vars(parser.parse_args(argv))
-    known = {"run": run, "address": address, "results": results, "figure": figure, "site": site, "hub": hub}
+    known = {
+        "run": run,
+        "address": address,
+        "results": results,
+        "figure": figure,
+        "site": site,
+        "film": film,
+        "hub": hub,
+    }
     return known[given.pop("command")](**given)
 
 

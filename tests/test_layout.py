@@ -32,7 +32,7 @@ BUDGETS = {
     "core": (1568, [PACKAGE / f"{name}.py" for name in sorted({*CORE, "__init__"})]),
     "facelab": (7086, sorted(PACKAGE.rglob("*.py"))),
     "data/make": (1395, sorted(ROOT.glob("data/make/*.py"))),
-    "notebooks": (724, sorted(ROOT.glob("notebooks/*.py"))),
+    "notebooks": (768, sorted(ROOT.glob("notebooks/*.py"))),
     "tests": (10819, sorted(ROOT.glob("tests/*.py"))),
 }
 
