@@ -14,6 +14,8 @@ from torch import Tensor
 
 from facelab.attributes import Attributes, expand_cond
 
+WEAK_SCALE = 1.25  # of autoguidance by `celeba-weak`: the best in data/results/celeba_guidance.json
+
 
 def cfg(denoise, guidance_scale: float, negative_cond: Tensor | None = None):
     """Classifier-free guidance: the denoiser that evaluates both conditions in one batch.

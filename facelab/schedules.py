@@ -135,11 +135,8 @@ class Schedule:
         """
         if not isinstance(steps, int) or not 1 <= steps <= len(self):
             raise ValueError(f"steps must be a whole number from 1 to {len(self)}, got {steps!r}.")
-        top, timesteps = len(self), []
-        for i in range(steps, 0, -1):
-            top = min(top, round(len(self) * self.shift * i / (steps + (self.shift - 1) * i))) - 1
-            timesteps.append(top)
-        return timesteps
+        spaced = [round(len(self) * self.shift * i / (steps + (self.shift - 1) * i)) for i in range(steps, 0, -1)]
+        return [t - 1 for t in itertools.accumulate(spaced, lambda before, t: min(before - 1, t))]  # none twice
 
     def step_pairs(self, steps: int) -> list[tuple[int, int]]:
         """The timesteps (t, s) of each sampler step from t to s; the last s is -1, the clean image."""

@@ -547,15 +547,7 @@ def main(argv: list[str] | None = None) -> int:
         commands.add_parser(name).add_argument("out", type=Path, metavar="DIR", help="where it is written")
     commands.add_parser("film").add_argument("built", type=Path, metavar="DIR", help="where `site` has written it")
     given = vars(parser.parse_args(argv))
-    known = {
-        "run": run,
-        "address": address,
-        "results": results,
-        "figure": figure,
-        "site": site,
-        "film": film,
-        "hub": hub,
-    }
+    known = {command.__name__: command for command in (run, address, results, figure, site, film, hub)}
     return known[given.pop("command")](**given)
 
 

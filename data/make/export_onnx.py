@@ -17,7 +17,7 @@ from onnx import helper, numpy_helper
 
 from facelab.attributes import CELEBA, DIGITS
 from facelab.editing import slerp
-from facelab.guidance import autoguidance, cfg
+from facelab.guidance import WEAK_SCALE, autoguidance, cfg
 from facelab.pretrained import load, names
 from facelab.samplers import DDIM, AdamsBashforth, default_sampler, noise
 from facelab.schedules import SCHEDULES, Schedule
@@ -88,7 +88,7 @@ def write(name: str, out: Path) -> dict:
     attributes, config = model.attributes, model.denoiser.config
     manifest = {"model": name, "files": files, "shape": model.shape, "attributes": attributes.names}
     manifest |= {"groups": attributes.groups, "exclusive": attributes.exclusive, "frequencies": config.frequencies}
-    manifest |= {"schedule": config.schedule, "num_timesteps": config.num_timesteps, "weak_scale": 1.25}
+    manifest |= {"schedule": config.schedule, "num_timesteps": config.num_timesteps, "weak_scale": WEAK_SCALE}
     manifest |= {"timestep_shift": config.timestep_shift, "first_seed": FIRST_SEED}
     manifest |= {"sampler": default_sampler(model.schedule).__name__, "data": model.card["data"]}
     manifest |= {"license": model.card["license"], "sha256": model.card["sha256"]}

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from facelab.attributes import CELEBA, DIGITS, SYNTHETIC, Attributes
-from facelab.guidance import autoguidance, cfg
+from facelab.guidance import WEAK_SCALE, autoguidance, cfg
 from facelab.images import generation_record, open_image, png_bytes, save_png, to_uint8
 from facelab.pretrained import Pretrained, load
 from facelab.samplers import default_sampler, noise, trajectory
@@ -123,7 +123,7 @@ class StateSampler:
     autoguidance at `weak_scale`.
     """
 
-    def __init__(self, model: Pretrained, classifier=None, weak=None, weak_scale: float = 1.25):
+    def __init__(self, model: Pretrained, classifier=None, weak=None, weak_scale: float = WEAK_SCALE):
         if getattr(model, "denoiser", None) is None:
             name = getattr(model, "name", model)
             raise ValueError(f"the explorer needs a denoiser, such as facelab.load('celeba'), got {name!r}.")
