@@ -21,7 +21,7 @@ from facelab.course.exercises import exercise
 from facelab.data.dataset import AttributeDataset
 from facelab.evaluation.attribute_accuracy import leakage
 from facelab.evaluation.likelihood import elbo, log_snr_timesteps
-from facelab.evaluation.metrics import frechet_distance, inception_score
+from facelab.evaluation.metrics import frechet_distance, inception_score, kernel_distance
 from facelab.guidance import cfg
 from facelab.samplers import DDIM, DDPM, noise
 from facelab.schedules import SCHEDULES, cosine, linear, rectified_flow
@@ -412,6 +412,22 @@ def frechet():
     expected = ((m_a - m_b) ** 2).sum() + A.trace() + B.trace() - 2 * shared.trace()
     assert_close(frechet_distance(a, b), expected.item())
     assert_close(float(reference("frechet_distance")(m_a, A, m_b, B)), expected.item())
+
+
+@checks(
+    "05",
+    r"\text{KID} = \operatorname{mean}_{i\ne j} k(a_i, a_j) + \operatorname{mean}_{i\ne j} k(b_i, b_j) "
+    r"- 2 \operatorname{mean}_{i,j} k(a_i, b_j), \qquad k(x, y) = \Big(\frac{x \cdot y}{D} + 1\Big)^3",
+)
+def kernel_distance_by_hand():
+    a, b = randn(12, 5), randn(12, 5, seed=1)
+
+    def k(x, y):
+        return (sum(p * q for p, q in zip(x.tolist(), y.tolist(), strict=True)) / 5 + 1) ** 3
+
+    within = [sum(k(x[i], x[j]) for i in range(12) for j in range(12) if i != j) / (12 * 11) for x in (a, b)]
+    across = sum(k(x, y) for x in a for y in b) / 12**2
+    assert_close(kernel_distance(a, b, subsets=1, size=12).value, sum(within) - 2 * across, atol=1e-5, rtol=0)
 
 
 @checks("05", r"\text{IS} = \exp\Big(\operatorname{mean}_x \sum_c p(c \mid x) \log \frac{p(c \mid x)}{p(c)}\Big)")

@@ -109,6 +109,8 @@ class Table:
     def __str__(self) -> str:
         return f"{self.about['caption']}\n{as_text(self.cells())}"
 
+    __repr__ = __str__
+
     def _repr_html_(self) -> str:
         head, *rows = ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in self.cells()]
         rows = [head.replace("td>", "th>"), *rows]
