@@ -309,8 +309,6 @@ ROWS = (
      "results/celeba_memorization"),
     ("Fréchet distance of faces, unguided, in table 1 of lesson 05", "{scores>0>rows>3>frechet_distance>1}",
      "the report's network {scores>0>rows>1>frechet_distance>1}", "results/table1"),
-    ("edited synthetic faces: error inside the edited area, in grey levels of 255", "{inside>edit>1}",
-     "unedited {inside>unedited>1}", "results/synthetic_edits"),
 )  # fmt: skip
 
 

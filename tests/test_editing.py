@@ -10,7 +10,7 @@ from oracle import SHAPE, Fake, ideal_set, randn, refused, tiny
 from torch.testing import assert_close
 
 from facelab.analytic import GaussianDenoiser, IdealDenoiser
-from facelab.editing import cross_product, ddim_invert, edit, lerp, sdedit, slerp
+from facelab.editing import ddim_invert, edit, lerp, sdedit, slerp
 from facelab.samplers import DDIM, DDPM, AdamsBashforth, DiffusersSampler, Heun, noise, sample
 from facelab.schedules import cosine, linear, rectified_flow
 
@@ -308,10 +308,6 @@ def test_lerp_has_both_ends_and_even_steps():
     assert_close(conds.diff(dim=0), (b - a)[None].expand(4, -1) / 4)
     whole = lerp(torch.tensor([0, 1]), torch.tensor([1, -1]), 3)
     assert_close(whole, torch.tensor([[0, 1], [0.5, 0], [1, -1]]))
-    # A grid has a row for each noise and a column for each condition.
-    x_T, cond = cross_product(noises := noise(2, (1, 4, 4)), conds)
-    assert torch.equal(x_T.unflatten(0, (2, 5)), noises[:, None].expand(-1, 5, -1, -1, -1))
-    assert torch.equal(cond.unflatten(0, (2, 5)), conds.expand(2, -1, -1))
 
 
 def test_slerp_preserves_the_length_and_turns_evenly():

@@ -9,7 +9,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "data/make"))
 import record_results
-from record_results import PARTS, Run, amplification, arguments, conditions, main
+from record_results import Run, amplification, arguments, conditions, main
 
 from facelab import pretrained
 from facelab.attributes import CELEBA, DIGITS, SYNTHETIC, Attributes
@@ -69,7 +69,7 @@ def record(few, part, *options, name=None, model="model"):
 
 
 def options_of(*argv):
-    return arguments(PARTS).parse_args(["guidance", "--model", "model", *FEW, *argv])
+    return arguments().parse_args(["guidance", "--model", "model", *FEW, *argv])
 
 
 def is_interval(value):

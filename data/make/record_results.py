@@ -341,10 +341,10 @@ PARTS = {
 }  # fmt: skip
 
 
-def arguments(parts) -> argparse.ArgumentParser:
+def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("part", choices=sorted(parts))
+    add("part", choices=sorted(PARTS))
     add("--model", default="celeba", help="name or folder of the weights")
     add("--count", type=int, default=600, help="images of a set")
     add("--per-value", type=int, default=50, help="positive and negative conditions of each attribute")
@@ -364,15 +364,15 @@ def arguments(parts) -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: list[str] | None = None, parts=PARTS, script: str = "record_results.py") -> None:
+def main(argv: list[str] | None = None) -> None:
     """Measure one part, print its record, and write it where --out names a folder."""
     argv = sys.argv[1:] if argv is None else argv
-    args = arguments(parts).parse_args(argv)
+    args = arguments().parse_args(argv)
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)  # before hours of measuring
-    name, record = parts[args.part](args)
+    name, record = PARTS[args.part](args)
     words = ["data/results" if word == str(args.out) else word for word in argv]
-    facts = {"command": shlex.join(["python", f"data/make/{script}", *words]), "machine": machine()}
+    facts = {"command": shlex.join(["python", "data/make/record_results.py", *words]), "machine": machine()}
     record["about"] |= facts | {"date": time.strftime("%Y-%m-%d")}
     text = json.dumps(to_jsonable(record), indent=1, allow_nan=False)
     print(text)
