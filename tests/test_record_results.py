@@ -9,10 +9,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "data/make"))
 import record_results
-from record_results import Run, amplification, arguments, conditions, main
+from record_results import Run, arguments, main
 
 from facelab import pretrained
-from facelab.attributes import CELEBA, DIGITS, SYNTHETIC, Attributes
+from facelab.attributes import CELEBA, DIGITS, SYNTHETIC
 from facelab.classifier import AttributeClassifier
 from facelab.data import synthetic_faces
 from facelab.data.dataset import AttributeDataset
@@ -21,7 +21,7 @@ from facelab.evaluation import report
 from facelab.evaluation.features import Extractor
 
 TINY = {"block_out_channels": (32,), "attention": (False,), "patch_size": 4}
-FEW = "--count 24 --steps 1 --scales 1 2 --per-value 3 --names Smiling Male --features synthetic-classifier".split()
+FEW = "--count 24 --steps 1 --scales 1 2 --features synthetic-classifier".split()
 
 
 @pytest.fixture(scope="session")
@@ -121,39 +121,6 @@ def test_cached_images_belong_to_their_weights_and_options(few, monkeypatch):
     assert torch.equal(run.images(cond), first) and torch.equal(run.images(cond, weak=other, weak_scale=2.0), guided)
 
 
-def test_attribute_accuracy_with_all_one_and_three_specified(few):
-    for specified in ("all", "1", "3"):
-        found = record(few, "attributes", "--specified", specified, name=f"model_attributes_{specified}")
-        assert list(found["guidance_scales"]) == ["1", "2"] and is_interval(found["about"]["mean_on_real_images"])
-        rows = {row["attribute"]: row for row in found["guidance_scales"]["2"]["rows"]}
-        assert all(is_interval(row[column]) for row in rows.values() for column in ("generated", "real_images", "gap"))
-        if specified != "all":
-            assert {"Smiling", "Male"} == set(rows)
-            kinds = "true_positive_rate", "true_negative_rate"
-            assert [row["generated"][kind]["n"] for row in rows.values() for kind in kinds] == [3] * 4
-        assert bool(found["leakage"]) == (specified == "1")
-        if leaks := found["leakage"].get("2"):
-            assert set(leaks["specified"]) == {"Smiling", "Male"} and len(leaks["excess"][0]) == len(SYNTHETIC)
-            assert {"Male", "Young"} <= leaks["amplification"].keys()
-
-
-def test_conditions_have_the_values_of_a_row_that_has_the_evaluated_one():
-    names = Attributes(["Hat", "Glasses", "Smiling", "Beard"])
-    labels = torch.where(torch.rand(3000, 4, generator=torch.Generator().manual_seed(0)) < 0.3, 1, -1)
-    labels[:, 3] = -labels[:, 2]
-    cond, evaluated = conditions(labels, names, 3, 40, list(names))
-    assert ((cond != 0).sum(1) == 3).all() and ((evaluated != 0).sum(1) == 1).all()
-    assert ((evaluated == 0) | (evaluated == cond)).all() and not (cond[:, 2] * cond[:, 3] > 0).any()
-    assert (evaluated > 0).sum(0).tolist() == (evaluated < 0).sum(0).tolist() == [40] * 4
-    # The other values are a fair sample of the rows with the evaluated one.
-    beards = cond[(evaluated[:, 0] != 0) & (cond[:, 3] != 0), 3]
-    assert (beards > 0).float().mean().item() == pytest.approx(0.7, abs=0.15)
-    alone = conditions(labels, names, 1, 5, ["Hat", "Beard"])
-    assert torch.equal(*alone) and len(alone[0]) == 20
-    with pytest.raises(ValueError, match="no row has the value 1 of Hat"):
-        conditions(-torch.ones(9, 4), names, 1, 5, ["Hat"])
-
-
 def test_sweeps_of_guidance_scale_and_autoguidance(few):
     found = record(few, "guidance")
     assert [(row["guidance_scale"], row["weak_scale"]) for row in found["rows"]] == [(1, 1), (2, 1)]
@@ -217,28 +184,5 @@ def test_other_weights_are_refused(few):
     for name in ("mnist", "synthetic-classifier"):
         with pytest.raises(ValueError, match="generates no faces"):
             record(few, "guidance", model=name)
-    with pytest.raises(ValueError, match="did you mean 'Smiling'"):
-        record(few, "attributes", "--specified", "1", "--names", "Smilling")
     with pytest.raises(ValueError, match="different rows are needed"):
         record(few, "guidance", "--count", "31")
-
-
-def test_amplification_is_beyond_the_data_where_they_lean():
-    names = Attributes(["Hat", "Glasses", "Male"])
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.where(torch.rand(4000, 3, generator=generator) < torch.tensor([0.2, 0.3, 0.5]), 1, -1)
-    hats, uniform = labels[:, 0] > 0, torch.rand(4000, generator=generator)
-    labels[:, 2] = torch.where(uniform < torch.where(hats, 0.8, 0.425), 1, -1)
-    real = AttributeDataset(torch.zeros(4000, 1, 1, 1, dtype=torch.uint8), labels, names, "", "test")
-    cond = torch.zeros(800, 3)
-    cond[:400, 0], cond[400:, 0] = 1, -1
-    rows = torch.cat([labels[hats][:400], labels[~hats][:400]])
-    fair = amplification(rows, cond, labels, real)
-    assert list(fair) == ["Male"] and fair["Male"].low < 0 < fair["Male"].high
-    # Most who wear a hat are men, and now all are; most without one are women, and now all are.
-    rows = rows.clone()
-    rows[:400, 2], rows[400:, 2] = 1, -1
-    found = amplification(rows, cond, labels, real)["Male"]
-    assert found.value == pytest.approx((0.2 + 0.425) / 2, abs=0.03) and found.low > 0.2
-    rows[:, 2] = -rows[:, 2]
-    assert amplification(rows, cond, labels, real)["Male"].value == pytest.approx(-(0.8 + 0.575) / 2, abs=0.03)

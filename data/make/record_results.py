@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from facelab.attributes import CELEBA, SYNTHETIC, Attributes
+from facelab.attributes import CELEBA, SYNTHETIC
 from facelab.data.celeba import celeba, celeba_conds, label_statistics
 from facelab.data.dataset import AttributeDataset
 from facelab.data.mnist import mnist
@@ -31,13 +31,12 @@ from facelab.evaluation import report
 from facelab.evaluation.features import extract_features, extractor, inception_file, save_features
 from facelab.evaluation.likelihood import elbo, log_snr_timesteps
 from facelab.evaluation.metrics import frechet_estimate, memorization, precision_recall
-from facelab.evaluation.statistics import Interval, average, difference, mean_interval, to_jsonable, wilson
+from facelab.evaluation.statistics import Interval, difference, mean_interval, to_jsonable
 from facelab.images import to_uint8
 from facelab.pretrained import load, names
 from facelab.samplers import DDIM, AdamsBashforth, Heun, generate
 
 SAMPLERS = {"ddim": DDIM, "heun": Heun, "adams-bashforth": AdamsBashforth}
-PEOPLE = ("Male", "Young", "Pale_Skin")  # sex, age and skin, as far as the labels describe them
 TABLE1 = {  # name: weights, conditioned on labels, guidance scale
     "report, unconditional": ("report-unconditional", False, 1.0),
     "report, conditional": ("report-conditional", True, 1.0),
@@ -143,77 +142,6 @@ def spacing(args) -> tuple[str, dict]:
 def tables_of(run: Run, sets: dict[str, Tensor]) -> list[dict]:
     count, seed = run.args.count, run.args.seed
     return [report.evaluate(run.faces.images, sets, net, count, seed, True).to_json() for net in run.networks()]
-
-
-def attributes(args) -> tuple[str, dict]:
-    """Attribute accuracy at each guidance scale, with all, one or three attributes specified; with one also leakage."""
-    run, tables, leaks = Run(args), {}, {}
-    cond = evaluated = run.cond
-    if args.specified != "all":
-        counts = int(args.specified), args.per_value
-        cond, evaluated = conditions(run.labels, run.attributes, *counts, chosen(run), args.seed)
-    on_real, predicted_real = accuracy.classifier_accuracy(run.classifier, run.faces), run.predict(run.faces.images)
-    for scale in args.scales:
-        images = run.images(cond, scale)
-        tables[f"{scale:g}"] = accuracy.attribute_table(run.classifier, images, evaluated, on_real).to_json()
-        if args.specified == "1":
-            leaks[f"{scale:g}"] = leaks_of(run.predict(images), cond, predicted_real, run.faces)
-    measures = "balanced accuracy of attributes by a classifier, beside that on real images; chance is 0.5"
-    mean = accuracy.mean_balanced_accuracy(predicted_real, run.faces.conds, run.attributes)
-    about = run.about(measures, specified=args.specified, count=len(cond), mean_on_real_images=mean)
-    return f"{args.model}_attributes_{args.specified}", {"about": about, "guidance_scales": tables, "leakage": leaks}
-
-
-def chosen(run: Run) -> list[str]:
-    wanted = run.args.names or [name for name in accuracy.TWELVE if name in run.attributes]
-    return list(run.attributes) if wanted == ["all"] else wanted
-
-
-def conditions(labels: Tensor, attributes: Attributes, specified: int, per_value: int, names: list[str], seed: int = 0):
-    """(conditions, the same with only the evaluated attribute): each name `per_value` times positive and negative.
-
-    One attribute of each condition is evaluated. Specified besides it are `specified` - 1 others of `names`, with their values
-    in a random row of `labels` that has the evaluated value, so that every value has a fair sample of its rows.
-    """
-    generator, columns = torch.Generator().manual_seed(seed), [attributes.index(name) for name in names]
-    conds, evaluated = [], []
-    for column, sign in ((column, sign) for column in columns for sign in (1, -1)):
-        if len(rows := (labels[:, column] == sign).nonzero()[:, 0]) == 0:
-            raise ValueError(f"no row has the value {sign} of {attributes.names[column]}: leave it out of --names.")
-        others = torch.tensor([i for i in columns if i != column], dtype=torch.long)
-        for row in rows[torch.randint(len(rows), (per_value,), generator=generator)]:
-            extra = others[torch.randperm(len(others), generator=generator)[: specified - 1]]
-            evaluated.append(torch.zeros(len(attributes)).index_fill(0, torch.tensor(column), sign))
-            conds.append(evaluated[-1].index_put((extra,), labels[row, extra].float()))
-    return torch.stack(conds), torch.stack(evaluated)
-
-
-def leaks_of(predicted: Tensor, cond: Tensor, predicted_real: Tensor, real: AttributeDataset) -> dict:
-    """The leakage matrices, rounded, the strongest leaks, and the bias amplification."""
-    found = accuracy.leakage(predicted, cond, predicted_real, real)
-    specified = list(dict.fromkeys(cell.specified for cell in found.rows))
-    record = {"specified": specified, "affected": list(real.attributes)}
-    record |= {part: (found.matrix(part) * 1e4).round() / 1e4 for part in ("generated", "real", "excess")}
-    amplified = amplification(predicted, cond, predicted_real, real)
-    return record | {"strongest": found.strongest(40), "amplification": amplified}
-
-
-def amplification(predicted: Tensor, cond: Tensor, predicted_real: Tensor, real: AttributeDataset) -> dict:
-    """{attribute of `PEOPLE`: its bias amplification, the mean over conditions of one attribute}: Zhao et al. 2017.
-
-    For a condition whose real images have the attribute more often than all have: by how much more often generated ones have
-    it. For the others, by how much less often.
-    """
-    found, alone = {}, (cond != 0).sum(1) == 1
-    for j in (real.attributes.index(name) for name in PEOPLE if name in real.attributes):
-        usual, gaps = (predicted_real[:, j] > 0).double().mean().item(), []
-        for i, sign in ((i, sign) for i in range(len(real.attributes)) if i != j for sign in (1, -1)):
-            sets = predicted[alone & (cond[:, i] == sign), j], predicted_real[real.conds[:, i] == sign, j]
-            if all(map(len, sets)):
-                ours, data = (wilson(int((x > 0).sum()), len(x)) for x in sets)
-                gaps.append(difference(ours, data) if data.value >= usual else difference(data, ours))
-        found |= {real.attributes.names[j]: average(gaps)} if gaps else {}
-    return found
 
 
 def guidance(args) -> tuple[str, dict]:
@@ -335,7 +263,7 @@ def classifier(args) -> tuple[str, dict]:
 
 
 PARTS = {
-    "spacing": spacing, "attributes": attributes, "guidance": guidance, "table1": table1,
+    "spacing": spacing, "guidance": guidance, "table1": table1,
     "memorization": memorized, "features": features, "likelihood": likelihood,
     "labels": labels, "classifier": classifier,
 }  # fmt: skip
@@ -347,9 +275,6 @@ def arguments() -> argparse.ArgumentParser:
     add("part", choices=sorted(PARTS))
     add("--model", default="celeba", help="name or folder of the weights")
     add("--count", type=int, default=600, help="images of a set")
-    add("--per-value", type=int, default=50, help="positive and negative conditions of each attribute")
-    add("--names", nargs="+", help="attributes, or all; by default twelve that stand for them")
-    add("--specified", choices=("all", "1", "3"), default="all", help="attributes: how many are specified together")
     add("--scales", nargs="+", type=float, default=[1.0, 2.0, 4.0], help="guidance scales")
     add("--weak", help="guidance: name or folder of the weak network's weights, for autoguidance")
     add("--weak-scales", nargs="+", type=float, default=[1.0, 1.5, 2.0], help="scales of autoguidance")
