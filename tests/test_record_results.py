@@ -161,25 +161,6 @@ def test_the_classifier_by_group(few):
     assert set(groups["all"]["balanced_accuracy"]) == set(SYNTHETIC)
 
 
-def test_likelihood_of_training_and_held_out_digits(few, monkeypatch):
-    images = torch.randint(0, 256, (30, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    digits = AttributeDataset(images, torch.eye(10).repeat(3, 1), DIGITS, "digits", "mnist")
-    monkeypatch.setattr(record_results, "mnist", lambda split: digits)
-    found = record(few, "likelihood", "--count", "26", "--steps", "2", name="mnist_likelihood")
-    for split in ("train", "test"):
-        terms = found[split]
-        total = terms["prior"] + sum(terms["steps"]) + terms["decoder"]
-        assert terms["total"]["value"] == pytest.approx(total, rel=1e-6)
-        assert is_interval(terms["total"]) and terms["total"]["value"] > 8
-    assert len(found["about"]["timesteps"]) == 3 and found["train_minus_test"]["value"] == 0
-
-
-def test_likelihood_of_the_embedded_digits_is_refused(few):
-    """They are training images: their name says so, not their prose (bug 1)."""
-    with pytest.raises(ValueError, match="shipped digits are training images"):
-        record(few, "likelihood")
-
-
 def test_other_weights_are_refused(few):
     for name in ("mnist", "synthetic-classifier"):
         with pytest.raises(ValueError, match="generates no faces"):

@@ -23,15 +23,13 @@ from torch import Tensor
 from facelab.attributes import CELEBA, SYNTHETIC
 from facelab.data.celeba import celeba, celeba_conds, label_statistics
 from facelab.data.dataset import AttributeDataset
-from facelab.data.mnist import mnist
 from facelab.data.synthetic_faces import SPLIT_SIZES, default_faces, people
 from facelab.device import atomic_write, cache_dir, device, machine
 from facelab.evaluation import attribute_accuracy as accuracy
 from facelab.evaluation import report
 from facelab.evaluation.features import extract_features, extractor, inception_file, save_features
-from facelab.evaluation.likelihood import elbo, log_snr_timesteps
 from facelab.evaluation.metrics import frechet_estimate, memorization, precision_recall
-from facelab.evaluation.statistics import Interval, difference, mean_interval, to_jsonable
+from facelab.evaluation.statistics import Interval, to_jsonable
 from facelab.images import to_uint8
 from facelab.pretrained import load, names
 from facelab.samplers import DDIM, AdamsBashforth, Heun, generate
@@ -45,7 +43,6 @@ TABLE1 = {  # name: weights, conditioned on labels, guidance scale
     "facelab, guidance scale 2": ("celeba", True, 2.0),
 }
 DISTANCE = "Fréchet distance in EfficientNet-Lite0's features (not FID)"
-LAST = 50  # the last timestep of the variational bound, which is lowest with 40 to 60 on training digits
 
 
 class Run:
@@ -218,26 +215,6 @@ def features(args) -> tuple[str, dict]:
     return "celeba_valid_features", {"about": about}
 
 
-def likelihood(args) -> tuple[str, dict]:
-    """The variational bound of `count` training digits and of as many held-out ones, step by step."""
-    model, record = load("mnist", device()), {}
-    timesteps = log_snr_timesteps(model.schedule, args.steps, LAST)
-    for split in ("train", "test"):
-        digits = mnist(split)
-        if digits.name != "mnist":
-            raise ValueError("the shipped digits are training images: put MNIST's official files into FACELAB_DATA.")
-        x_0, cond = digits.subset(report.disjoint_rows(len(digits), args.count, seed=args.seed)[0])[:]
-        batches = enumerate(zip(x_0.to(device()).split(25), cond.to(device()).split(25), strict=True))
-        bits = [elbo(model.denoiser, *b, model.schedule, timesteps, seed=args.seed + i) for i, b in batches]
-        terms = ("total", "prior", "steps", "decoder")
-        terms = {key: torch.cat([getattr(one, key) for one in bits]).cpu() for key in terms}
-        record[split] = {key: x.mean(0) for key, x in terms.items()} | {"total": mean_interval(terms["total"])}
-    about = {"measures": "variational bound in bits per dimension, given the digit, 256 levels", "timesteps": timesteps}
-    about |= {"model": f"mnist, sha256 {model.card['sha256'][:16]}", "count": args.count, "seed": args.seed}
-    gap = difference(record["train"]["total"], record["test"]["total"])
-    return "mnist_likelihood", {"about": about} | record | {"train_minus_test": gap}
-
-
 def labels(args) -> tuple[str, dict]:
     """Frequencies, correlations and contradictions of all of CelebA's labels."""
     rows = torch.cat([celeba_conds(split)[1] for split in ("train", "valid", "test")])
@@ -264,7 +241,7 @@ def classifier(args) -> tuple[str, dict]:
 
 PARTS = {
     "spacing": spacing, "guidance": guidance, "table1": table1,
-    "memorization": memorized, "features": features, "likelihood": likelihood,
+    "memorization": memorized, "features": features,
     "labels": labels, "classifier": classifier,
 }  # fmt: skip
 
