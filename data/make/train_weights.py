@@ -211,7 +211,7 @@ def arguments() -> argparse.ArgumentParser:
         type=json.loads,
         default={},
         metavar="JSON",
-        help='changes of the network, such as {"refine_channels": 16}',
+        help='changes of the network, such as {"layers_per_block": 2}',
     )
     add("--init-from", metavar="WEIGHTS", help="another training stage, from the weights of this name or folder")
     add(
