@@ -205,7 +205,6 @@ def arguments() -> argparse.ArgumentParser:
     add("--ema", type=float, nargs="+", metavar="DECAY", help="the first is saved as the weights, others beside it")
     add("--schedule", choices=SCHEDULES, help="the noise schedule")
     add("--loss-weighting", choices=("none", "min-snr", "edm"))
-    add("--input-perturbation", type=float)
     add(
         "--net",
         type=json.loads,
