@@ -1,6 +1,5 @@
-"""What the widgets share: a slider with a name for screen readers, images with alt text, and an SVG line chart."""
+"""What the widgets share: a slider with a name for screen readers, images side by side, and an SVG line chart."""
 
-import base64
 import html
 
 import ipywidgets
@@ -9,7 +8,7 @@ from torch import Tensor
 
 BLUE, RED, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
 LABEL = {"description_width": "120px"}
-# On white, so that a dark theme does not swallow black lines.
+# The style of an image: on white, so that a dark theme does not swallow black lines.
 WHITE = "background: white; padding: 4px; border-radius: 4px; max-width: 100%; box-sizing: border-box; margin: 0"
 
 
@@ -29,12 +28,6 @@ class LabelledSlider(ipywidgets.HBox):
         rounded = (lambda value: round(value, 6),) * 2  # a slider's own value is 0.020000000000000004
         ipywidgets.link((self.slider, "value"), (self.number, "value"), transform=rounded)
         super().__init__([self.number, self.slider], layout={"flex_flow": "row wrap"})
-
-
-def img(data: bytes, alt: str, style: str = WHITE) -> str:
-    """HTML of a PNG or SVG image; `ipywidgets.Image` has no alt text."""
-    kind, code = "png" if data.startswith(b"\x89PNG") else "svg+xml", base64.b64encode(data).decode()
-    return f'<img src="data:image/{kind};base64,{code}" alt="{html.escape(alt)}" style="{style}">'
 
 
 def row(images: list[str]) -> str:
