@@ -27,7 +27,7 @@ from facelab.data.synthetic_faces import SPLIT_SIZES, default_faces, people
 from facelab.device import atomic_write, cache_dir, device, machine
 from facelab.evaluation import attribute_accuracy as accuracy
 from facelab.evaluation import report
-from facelab.evaluation.features import extract_features, extractor, inception_file, save_features
+from facelab.evaluation.features import efficientnet_features, extractor, inception_file, save_features
 from facelab.evaluation.metrics import frechet_estimate, memorization, precision_recall
 from facelab.evaluation.statistics import Interval, to_jsonable
 from facelab.images import to_uint8
@@ -117,20 +117,16 @@ class Run:
         return f"{self.name}, sha256 {self.sha256[:16]}"
 
 
-def efficientnet(images: Tensor) -> Tensor:
-    return extract_features(images, extractor("efficientnet"), progress=True)
-
-
 # Parts: each returns (name of the record, the record)
 
 
 def spacing(args) -> tuple[str, dict]:
     """Distance, precision, recall and attribute accuracy by the shift of the sampler's timesteps."""
     run, rows = Run(args), []
-    real, other = map(efficientnet, run.reference_images())
+    real, other = map(efficientnet_features, run.reference_images())
     for run.model.schedule.shift in args.shifts:
         images = run.images(run.cond)
-        row = {"timestep_shift": run.model.schedule.shift} | scores_of(real, efficientnet(images))
+        row = {"timestep_shift": run.model.schedule.shift} | scores_of(real, efficientnet_features(images))
         rows.append(row | {"attribute_accuracy": run.accuracy(images, run.cond)})
     about = run.about(f"{DISTANCE} by the spacing of timesteps, unguided", real_images=scores_of(real, other))
     return f"{args.model}_spacing", {"about": about, "rows": rows}
@@ -144,11 +140,11 @@ def tables_of(run: Run, sets: dict[str, Tensor]) -> list[dict]:
 def guidance(args) -> tuple[str, dict]:
     """Distance, precision, recall and attribute accuracy at each guidance scale; with --weak also at scales of autoguidance."""
     run, rows, weak = Run(args), [], Run(args, args.weak) if args.weak else None
-    real, other = map(efficientnet, run.reference_images())
+    real, other = map(efficientnet_features, run.reference_images())
     for weak_scale, scale in itertools.product(args.weak_scales if weak else [1.0], args.scales):
         autoguided = {"weak": weak, "weak_scale": weak_scale} if weak_scale != 1 else {}
         images = run.images(run.cond, scale, **autoguided)
-        row = {"guidance_scale": scale, "weak_scale": weak_scale} | scores_of(real, efficientnet(images))
+        row = {"guidance_scale": scale, "weak_scale": weak_scale} | scores_of(real, efficientnet_features(images))
         rows.append(row | {"attribute_accuracy": run.accuracy(images, run.cond)})
     facts = {"real_images": scores_of(real, other)} | ({"weak": str(weak)} if weak else {})
     measures = f"{DISTANCE}, precision, recall and attribute accuracy (chance 0.5) by guidance"
@@ -171,7 +167,7 @@ def table1(args) -> tuple[str, dict]:
         # Unconditional images are compared with the same labels: that is chance.
         rows[of] = {"weights": weights, "attribute_accuracy": run.accuracy(sets[of], run.cond)}
         rows[of] |= {"nfe": args.steps * (1 if scale == 1 else 2), "seconds": seconds(runs[weights], given, scale)}
-    features = {of: efficientnet(x) for of, x in ({"real": run.reference_images()[0]} | sets).items()}
+    features = {of: efficientnet_features(x) for of, x in ({"real": run.reference_images()[0]} | sets).items()}
     pairs = [(a, b) for i, a in enumerate(sets) for b in list(sets)[i + 1 :]]
     compared = [{"a": a, "b": b} | report.compare(*(features[of] for of in ("real", a, b)))._asdict() for a, b in pairs]
     missing = [of for of in TABLE1 if of not in lines]
@@ -196,7 +192,7 @@ def memorized(args) -> tuple[str, dict]:
     known, others = (train.images[part] for part in report.disjoint_rows(len(train), count, count, seed=args.seed))
     sets = {"generated": run.images(run.cond), "other training images (new)": others[: args.count]}
     sets |= {"these training images (copies)": known[: args.count]}
-    for space, extract in {"pixels": lambda x: x, "EfficientNet-Lite0": efficientnet}.items():
+    for space, extract in {"pixels": lambda x: x, "EfficientNet-Lite0": efficientnet_features}.items():
         near, far = extract(known), extract(held_out.images)
         rows[space] = {of: memorization(extract(images), near, far, args.seed) for of, images in sets.items()}
     measures = f"share of images nearer to {count:,} training images than to as many held-out ones; 0.5 is chance"
@@ -209,7 +205,7 @@ def features(args) -> tuple[str, dict]:
     rows = report.disjoint_rows(len(real), min(1000, len(real)), seed=args.seed)[0]
     about = {"images": real.source, "crop": "(0, 20, 178, 198) of the aligned image, Lanczos to 64x64"}
     about |= {"extractor": extractor("efficientnet").description, "count": len(rows), "seed": args.seed}
-    found = efficientnet(real.images[rows])
+    found = efficientnet_features(real.images[rows])
     if args.out:
         save_features(args.out / "celeba_valid_features.safetensors", found, **about)
     return "celeba_valid_features", {"about": about}
