@@ -157,7 +157,7 @@ def scores_of(real: Tensor, found: Tensor) -> dict[str, Interval]:
 
 
 def table1(args) -> tuple[str, dict]:
-    """The report's table 1 redone: its two models and facelab's; scores, attribute accuracy, NFE, seconds, comparisons."""
+    """The report's table 1 redone: its two models and facelab's; scores, attribute accuracy, NFE, seconds."""
     lines = {of: line for of, line in TABLE1.items() if line[0] in names()}
     runs, sets, rows = {weights: Run(args, weights) for weights, _, _ in lines.values()}, {}, {}
     run = runs["celeba"]
@@ -167,12 +167,9 @@ def table1(args) -> tuple[str, dict]:
         # Unconditional images are compared with the same labels: that is chance.
         rows[of] = {"weights": weights, "attribute_accuracy": run.accuracy(sets[of], run.cond)}
         rows[of] |= {"nfe": args.steps * (1 if scale == 1 else 2), "seconds": seconds(runs[weights], given, scale)}
-    features = {of: efficientnet_features(x) for of, x in ({"real": run.reference_images()[0]} | sets).items()}
-    pairs = [(a, b) for i, a in enumerate(sets) for b in list(sets)[i + 1 :]]
-    compared = [{"a": a, "b": b} | report.compare(*(features[of] for of in ("real", a, b)))._asdict() for a, b in pairs]
     missing = [of for of in TABLE1 if of not in lines]
     about = run.about("table 1 of the report, redone; seconds an image, of the CPU where it is one", missing=missing)
-    return "table1", {"about": about, "scores": tables_of(run, sets), "models": rows, "comparisons": compared}
+    return "table1", {"about": about, "scores": tables_of(run, sets), "models": rows}
 
 
 def seconds(run: Run, cond: Tensor, scale: float, count: int = 4) -> float:
@@ -199,7 +196,7 @@ def memorized(args) -> tuple[str, dict]:
     return f"{args.model}_memorization", {"about": run.about(measures, train=train.source), "rows": rows}
 
 
-def features(args) -> tuple[str, dict]:
+def features(args) -> tuple[None, dict]:
     """Features of CelebA's valid images, against which anybody can measure a distance: numbers, no images."""
     real = celeba("valid")
     rows = report.disjoint_rows(len(real), min(1000, len(real)), seed=args.seed)[0]
@@ -208,7 +205,7 @@ def features(args) -> tuple[str, dict]:
     found = efficientnet_features(real.images[rows])
     if args.out:
         save_features(args.out / "celeba_valid_features.safetensors", found, **about)
-    return "celeba_valid_features", {"about": about}
+    return None, {"about": about}  # the features are in a file of their own, which says the same
 
 
 def labels(args) -> tuple[str, dict]:
@@ -230,7 +227,8 @@ def classifier(args) -> tuple[str, dict]:
         cond = run.attributes.encode(**values)
         rows = ((run.faces.conds == cond) | (cond == 0)).all(1)
         found = accuracy.balanced_accuracy(predicted[rows], run.faces.conds[rows], run.attributes)
-        groups[group] = {"count": int(rows.sum()), "balanced_accuracy": found}
+        intervals = {name: Interval(*one[:3]) for name, one in found.items()}
+        groups[group] = {"count": int(rows.sum()), "balanced_accuracy": intervals}
     about = {"measures": "balanced accuracy of the classifier on real images", "images": run.faces.source}
     about["classifier"] = load(accuracy.CLASSIFIERS[run.data]).card["sha256"][:16]
     return f"{run.data}_classifier", {"about": about, "groups": groups}
@@ -275,7 +273,7 @@ def main(argv: list[str] | None = None) -> None:
     record["about"] |= facts | {"date": time.strftime("%Y-%m-%d")}
     text = json.dumps(to_jsonable(record), indent=1, allow_nan=False)
     print(text)
-    if args.out:
+    if args.out and name:
         with atomic_write(args.out / f"{Path(name).name}.json") as part:
             part.write_text(text + "\n", "utf-8")
 
