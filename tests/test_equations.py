@@ -124,7 +124,7 @@ def ideal_denoiser():
     """By Bayes' rule from the density of the noise that each image would need."""
     y, conds = randn(5, 1, 2, 2).clamp(-1, 1), torch.ones(5, 1)
     for schedule in FAMILY:
-        for t in TIMESTEPS[1:]:
+        for t in (*TIMESTEPS, 999):
             signal, sigma = schedule(t)
             x_t = schedule.add_noise(y[:1], randn(1, 1, 2, 2, seed=2), t)
             needed = [(x_t[0] - signal * one) / sigma for one in y]

@@ -8,7 +8,7 @@ import torch
 from accelerate.state import AcceleratorState
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import NAMES, digits, digits_classifier, is_fraction, randn, random_dataset, refused, tiny
+from oracle import NAMES, is_fraction, randn, random_dataset, refused, tiny
 from torch.testing import assert_close
 
 from facelab import training
@@ -236,20 +236,6 @@ def test_training_lowers_the_loss(tmp_path):
     dataset = AttributeDataset(white, torch.ones(16, 3), Attributes(NAMES), "white", "csv")
     _, losses = fit(tiny(), dataset, TrainConfig(16 * 20, 16, lr=4e-3), checkpoint_dir=tmp_path, progress=False)
     assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
-
-
-def test_several_emas_at_once_and_buffers_are_averaged_too(tmp_path):
-    net, dataset = digits_classifier(), digits()
-    config, expected = TrainConfig(64, 8, lr=1e-2, cond_dropout="none", ema_decays=(0.3, 0.05)), {}
-    for n, now in enumerate(train(net, dataset, config, checkpoint_dir=tmp_path)):
-        for decay, ema in now.emas.items():
-            rate, weights = min(decay, (1 + n) / (10 + n)) if n else 0, net.state_dict()
-            for name, value in weights.items():
-                key, averaged = (decay, name), n and value.is_floating_point()
-                expected[key] = rate * expected[key] + (1 - rate) * value if averaged else value.clone()
-                assert_close(ema.state_dict()[name], expected[key], rtol=1e-4, atol=1e-6)
-    assert now.net is now.emas[0.3] and "layers.0.1.running_mean" in weights
-    assert not torch.equal(expected[0.3, "layers.0.1.running_mean"], weights["layers.0.1.running_mean"])
 
 
 def test_config_reaches_optimizer_and_gradients(tmp_path, monkeypatch):
