@@ -95,7 +95,6 @@ class Denoiser(Network):
         patch_size: 1, 2 or 4: the U-Net works at 1/patch_size of the resolution, on Haar bands with `sigma_data`, else on pixels.
         sigma_data: root mean square of the training images in each of the patch_size^2 Haar bands, for `_precondition`. Without it
             GroupNorm removes the mean of each sub-grid of pixels, and the noise's mean stays as a checkerboard artifact.
-        refine_channels: width of two convolutions at full resolution behind the inverse transform, or 0.
         normalize_cond: scale cond to the size of a complete condition, by sqrt(K / sum_k |cond_k|).
         frequencies: how often each attribute is "yes" in the training data, f: yes becomes sqrt((1 - f) / f) and no
             -sqrt(f / (1 - f)), of mean 0 and variance 1 over the data.
@@ -104,8 +103,7 @@ class Denoiser(Network):
     renamed = {"names": "attributes", "ticks": "num_timesteps", "predicts": "prediction_type"}  # noqa: RUF012
     renamed |= {"condition": "conditioning", "channels": "block_out_channels", "layers": "layers_per_block"}
     renamed |= {"head_width": "attention_head_dim", "middle": "mid_attention", "patch": "patch_size"}
-    renamed |= {"refine": "refine_channels", "time_shift": "resnet_time_scale_shift", "amplify": "normalize_cond"}
-    renamed |= {"rates": "frequencies"}
+    renamed |= {"time_shift": "resnet_time_scale_shift", "amplify": "normalize_cond", "rates": "frequencies"}
 
     @register_to_config
     def __init__(
@@ -125,7 +123,6 @@ class Denoiser(Network):
         mid_attention: bool = True,
         patch_size: int = 1,
         sigma_data: tuple[float, ...] | None = None,
-        refine_channels: int = 0,
         dropout: float = 0.0,
         resnet_time_scale_shift: str = "scale_shift",
         normalize_cond: bool = False,
@@ -163,11 +160,6 @@ class Denoiser(Network):
             nn.init.normal_(self.embed[0].weight, std=1 if c.exclusive else K**-0.5)
         elif c.conditioning == "channels":
             self.embed = nn.Linear(K, extra)
-        if c.refine_channels:
-            first = nn.Conv2d(2 * c.shape[0], c.refine_channels, 3, 1, 1)
-            self.refinement = nn.Sequential(first, nn.SiLU(), nn.Conv2d(c.refine_channels, c.shape[0], 3, 1, 1))
-            nn.init.zeros_(self.refinement[2].weight)
-            nn.init.zeros_(self.refinement[2].bias)
 
     def _check(self) -> None:
         c, bands = self.config, self.config.patch_size**2
@@ -184,8 +176,6 @@ class Denoiser(Network):
             raise ValueError(f"shape must be (C, H, W) with sides divisible by {factor}, got {tuple(c.shape)}.")
         if c.sigma_data is not None and (len(c.sigma_data) != bands or not all(sd > 0 for sd in c.sigma_data)):
             raise ValueError(f"sigma_data must be {bands} numbers above 0, one for each Haar band, got {c.sigma_data}.")
-        if c.refine_channels and c.sigma_data is None:
-            raise ValueError("refine_channels needs sigma_data too, because it belongs to a preconditioned network.")
 
     def forward(self, x_t: Tensor, t, cond: Tensor, return_prediction: bool = False) -> Tensor:
         """x_0_hat, or with `return_prediction` what the loss is on (eps, v or x_0), on the device of x_t and in float32 at least.
@@ -219,11 +209,7 @@ class Denoiser(Network):
         signal, sigma = self.schedule.rates(t, like=x)
         sd = x.new_tensor(self.config.sigma_data).repeat(self.shape[0])[:, None, None]
         v = signal**2 * sd**2 + sigma**2
-        scaled = x / v.sqrt()
-        network = self._network(scaled.to(weight.dtype), t, cond).to(wide)
-        if self.config.refine_channels:
-            full = torch.cat([self._unfold(scaled), self._unfold(network)], 1).to(weight.dtype)
-            network = network + self._fold(self.refinement(full).to(wide))
+        network = self._network((x / v.sqrt()).to(weight.dtype), t, cond).to(wide)
         x_0_hat = self._unfold(signal * sd**2 / v * x + sigma * sd / v.sqrt() * network).to(x_t.device)
         if not return_prediction:
             return x_0_hat

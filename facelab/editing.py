@@ -60,11 +60,6 @@ def _shares(a: Tensor, b: Tensor, frames: int) -> Tensor:
     return torch.linspace(0, 1, frames, dtype=torch.float64, device=a.device)[:, None]
 
 
-def cross_product(noises: Tensor, conds: Tensor) -> tuple[Tensor, Tensor]:
-    """(x_T (R * F, C, H, W), cond (R * F, K)): a grid with a row for each of R noises and a column for each of F conditions."""
-    return noises.repeat_interleave(len(conds), 0), conds.repeat(len(noises), 1)
-
-
 @torch.no_grad()
 def ddim_invert(denoise, x_0: Tensor, cond: Tensor, sampler, steps: int, fixed_point_iters: int = 1) -> Tensor:
     """The noise x_T from which `sample` with the same arguments generates the images x_0 (B, C, H, W) again.

@@ -1,5 +1,7 @@
-"""Images in and out: tensors in [-1, 1], image files, and PNG files that state that a model generated them."""
+"""Images in and out: tensors in [-1, 1], image files, HTML, and PNG files that state that a model generated them."""
 
+import base64
+import html
 import io
 import json
 import os
@@ -90,3 +92,9 @@ def save_png(images: Tensor, file, record: dict | None = None, **options) -> Pat
     with atomic_write(file) as part:
         part.write_bytes(content)
     return file
+
+
+def img(data: bytes, alt: str, style: str) -> str:
+    """HTML of a PNG or SVG image, with its alt text."""
+    kind, code = "png" if data.startswith(b"\x89PNG") else "svg+xml", base64.b64encode(data).decode()
+    return f'<img src="data:image/{kind};base64,{code}" alt="{html.escape(alt)}" style="{style}">'

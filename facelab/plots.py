@@ -4,7 +4,6 @@ Each function returns a `Figure`: the last line of a cell shows it, `display` sh
 images stay lossless and at their own size; the page enlarges them. Captions are text of the page, so they follow its theme.
 """
 
-import base64
 import io
 import itertools
 import math
@@ -20,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from facelab.images import to_uint8
+from facelab.images import img, to_uint8
 
 GAP = 2  # pixels between the images of a grid
 # Okabe and Ito's colours, which people with any colour vision can tell apart.
@@ -32,7 +31,7 @@ class Figure:
 
     def __init__(self, png: bytes, alt: str, *, width: int | None = None, page: str = ""):
         self.png, self.alt = png, alt
-        self.page = page or _img(png, alt, f"max-width:100%{f';width:{width}px' if width else ''}")
+        self.page = page or img(png, alt, f"max-width:100%{f';width:{width}px' if width else ''}")
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         # JupyterLab drops the alt text of a bare image, so the page gets HTML.
@@ -72,7 +71,7 @@ def show(images: Tensor, columns=None, *, captions=(), rows=(), side=None, alt="
         part = slice(r * columns, (r + 1) * columns)
         sheet = _sheet(tiles[part], columns)
         text = alt if r == 0 else f"Row {r + 1} of {count}: {label or 'more of the same'}."
-        image = _img(_png(sheet), text, f"{style};width:{sheet.width * scale:.0f}px")
+        image = img(_png(sheet), text, f"{style};width:{sheet.width * scale:.0f}px")
         head = f'<tr style="background:none"><th style="padding:0 8px;text-align:right">{label}</th>'
         lines.append(f'{head}<td colspan="{columns}" style="padding:1px 0">{image}</td></tr>')
         lines += [_text_row(captions[part], width)] if len(captions) and not above else []
@@ -141,10 +140,6 @@ def _text_row(texts: Sequence[str], width: str) -> str:
     style = f"padding:1px 0;text-align:center;width:{width};min-width:{width}"
     cells = "".join(f'<td style="{style}">{escape(str(text))}</td>' for text in texts)
     return f'<tr style="background:none"><td></td>{cells}</tr>'
-
-
-def _img(png: bytes, alt: str, style: str) -> str:
-    return f'<img src="data:image/png;base64,{base64.b64encode(png).decode()}" alt="{escape(alt)}" style="{style}">'
 
 
 def _png(image: Image.Image, **options) -> bytes:

@@ -53,7 +53,6 @@ class TrainConfig:
             condition dropout, which would bias the unconditional model.
         loss_weighting: "none"; "min-snr" (Hang et al. 2023, gamma 5); "edm": the loss of the network's own output, of variance
             about one in every Haar band (Karras et al. 2022, table 1).
-        input_perturbation: more noise in x_t, but not in the target (Ning et al. 2023, algorithm 1).
         init_from: the first digits of the sha256 of the weights that an earlier training stage left.
     """
 
@@ -72,7 +71,6 @@ class TrainConfig:
     cond_dropout: str = "partial"
     rare_fraction: float = 0.0
     loss_weighting: str = "none"
-    input_perturbation: float = 0.0
     seed: int = 0
     init_from: str = ""
 
@@ -114,6 +112,7 @@ def drop_condition(cond: Tensor, generator: torch.Generator, groups: Tensor | No
 
 COND_DROPOUT = {"partial": drop_attributes, "whole": drop_condition, "none": lambda cond, generator, groups: cond}
 CHECKPOINTS = ("checkpoint.pt", "previous.pt")
+# A stream's place is part of its seed: "perturbation" is used no more and keeps that of "dropout".
 STREAMS = ("order", "rare", "timesteps", "noise", "augmentation", "condition", "perturbation", "dropout")
 
 
@@ -128,13 +127,12 @@ def to_timesteps(u: Tensor, num_timesteps: int) -> Tensor:
 
 
 class Batch(NamedTuple):
-    """What one step sees: x_0, eps and the noise in x_t (B, C, H, W), cond (B, K), timesteps t (B,)."""
+    """What one step sees: x_0 and eps (B, C, H, W), cond (B, K), timesteps t (B,)."""
 
     x_0: Tensor
     cond: Tensor
     t: Tensor
     eps: Tensor
-    input_eps: Tensor
 
     @classmethod
     def sample(cls, dataset, config: TrainConfig, step: int, num_timesteps: int = 1000) -> "Batch":
@@ -150,11 +148,10 @@ class Batch(NamedTuple):
         u = (torch.rand if uniform else torch.randn)(len(x_0), generator=generator("timesteps"))
         t = to_timesteps(u if uniform else u.sigmoid(), num_timesteps)
         eps = torch.randn(x_0.shape, generator=generator("noise"))
-        more = config.input_perturbation and torch.randn(x_0.shape, generator=generator("perturbation"))
         x_0 = _augment(x_0, config, generator("augmentation"))
         groups = getattr(dataset, "column_groups", None)
         dropped = COND_DROPOUT[config.cond_dropout](cond, generator("condition"), groups)
-        return cls(x_0, torch.cat([cond[:rare], dropped[rare:]]), t, eps, eps + config.input_perturbation * more)
+        return cls(x_0, torch.cat([cond[:rare], dropped[rare:]]), t, eps)
 
 
 def _augment(x: Tensor, config: TrainConfig, generator: torch.Generator) -> Tensor:
@@ -180,13 +177,13 @@ def _shuffle(count: int, config: TrainConfig, epoch: int) -> Tensor:
     return torch.randperm(count, generator=_generator(config, "order", epoch))
 
 
-def denoising_loss(denoise, x_0, cond, t, eps, dtype=torch.float32, input_eps=None, weighting="none") -> Tensor:
+def denoising_loss(denoise, x_0, cond, t, eps, dtype=torch.float32, weighting="none") -> Tensor:
     """(B,) the mean squared error of the network's prediction (eps, v or x_0), in float32 at least.
 
     x_0 and eps are (B, C, H, W), t (B,), cond (B, K); `dtype` is the precision of the network's arithmetic.
     """
     schedule, kind, sd = denoise.schedule, denoise.config.prediction_type, denoise.config.sigma_data
-    x_t = schedule.add_noise(x_0, eps if input_eps is None else input_eps, t)
+    x_t = schedule.add_noise(x_0, eps, t)
     with torch.autocast(x_0.device.type, dtype, enabled=dtype != torch.float32):
         prediction = denoise(x_t, t, cond, return_prediction=True)
     wide = prediction.to(torch.promote_types(prediction.dtype, torch.float32))
@@ -208,10 +205,10 @@ class _Objective(nn.Module):
         super().__init__()
         self.net, self.options = net, options
 
-    def forward(self, x_0, cond, t, eps, input_eps):
+    def forward(self, x_0, cond, t, eps):
         if isinstance(self.net, AttributeClassifier):
             return self.net.loss(x_0, cond)
-        return denoising_loss(self.net, x_0, cond, t, eps, input_eps=input_eps, **self.options)
+        return denoising_loss(self.net, x_0, cond, t, eps, **self.options)
 
 
 def _save(state: dict, folders: list[Path]) -> None:

@@ -293,8 +293,6 @@ ROWS = (
     ("the same, guidance scale 2", "{scores>guidance_scale_2>class_accuracy}", "the same", "pretrained/mnist/card"),
     ("the same, noise prediction (DDPM), guidance scale 2", "{scores>guidance_scale_2>class_accuracy}", "the same",
      "pretrained/mnist-ddpm/card"),
-    ("bits per dimension of unseen digits, an upper bound", "{test>total}", "training digits {train>total}",
-     "results/mnist_likelihood"),
     ("Fréchet distance of faces, unguided", "{rows>0>frechet_distance>1}",
      "two sets of real faces {about>real_images>frechet_distance>1}", "results/celeba_guidance"),
     ("the same, guidance scale {rows>1>guidance_scale>0}", "{rows>1>frechet_distance>1}", "the same", "results/celeba_guidance"),
@@ -309,8 +307,6 @@ ROWS = (
      "results/celeba_memorization"),
     ("Fréchet distance of faces, unguided, in table 1 of lesson 05", "{scores>0>rows>3>frechet_distance>1}",
      "the report's network {scores>0>rows>1>frechet_distance>1}", "results/table1"),
-    ("edited synthetic faces: error inside the edited area, in grey levels of 255", "{inside>edit>1}",
-     "unedited {inside>unedited>1}", "results/synthetic_edits"),
 )  # fmt: skip
 
 

@@ -286,17 +286,25 @@ def every_timestep_is_trained(training):
 
 
 def ema_follows_its_recursion(training):
-    """ema <- decay ema + (1 - decay) weights, with the decay (1 + n) / (10 + n) at update n, at most the configured one."""
-    net, expected = tiny(), None
-    config = training.TrainConfig(32, 8, lr=1e-2, ema_decays=(0.2,))
+    """ema <- decay ema + (1 - decay) weights, with the decay (1 + n) / (10 + n) at update n, at most the configured one.
+
+    For several decays at once, and of buffers too.
+    """
+    net, expected = digits_classifier(), {}
+    config = training.TrainConfig(64, 8, lr=1e-2, cond_dropout="none", ema_decays=(0.3, 0.05))
     with tempfile.TemporaryDirectory() as folder:
-        for n, progress in enumerate(training.train(net, random_dataset(), config, checkpoint_dir=folder)):
-            now = {name: value.double() for name, value in net.state_dict().items()}
-            decay = min(0.2, (1 + n) / (10 + n))
-            expected = {k: v if n == 0 else decay * expected[k] + (1 - decay) * v for k, v in now.items()}
-            average = {name: value.double() for name, value in progress.net.state_dict().items()}
-            assert_close(average, expected, rtol=0, atol=1e-6)
-    assert any((now[name] - expected[name]).abs().max() > 1e-4 for name in now)
+        for n, now in enumerate(training.train(net, digits(), config, checkpoint_dir=folder)):
+            weights = net.state_dict()
+            for decay, ema in now.emas.items():
+                rate = min(decay, (1 + n) / (10 + n))
+                for name, value in weights.items():
+                    averaged = n and value.is_floating_point()
+                    before = expected.get((decay, name))
+                    expected[decay, name] = rate * before + (1 - rate) * value if averaged else value.clone()
+                    assert_close(ema.state_dict()[name], expected[decay, name], rtol=1e-4, atol=1e-6)
+    assert now.net is now.emas[0.3]
+    for name in ("layers.0.0.weight", "layers.0.1.running_mean"):
+        assert (expected[0.3, name] - weights[name]).abs().max() > 1e-4
 
 
 def trained_net_is_in_eval_mode(training):

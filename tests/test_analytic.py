@@ -14,19 +14,6 @@ every = pytest.mark.parametrize("schedule", [make() for make in SCHEDULES.values
 
 
 @every
-@pytest.mark.parametrize("t", [0, 30, 500, 998, 999])
-def test_x_0_hat_is_the_posterior_mean(schedule, t):
-    """Against Bayes' rule, image by image."""
-    denoise = ideal_set(schedule)
-    x_t, (signal, sigma) = schedule.add_noise(denoise.x_0[:3], randn(3, 1, 2, 2, seed=2), t), schedule(t)
-    for row, x_0_hat in zip(x_t, denoise(x_t, t, torch.zeros(1)), strict=True):
-        logs = [-float((row - signal * image).square().sum()) / (2 * sigma**2) for image in denoise.x_0]
-        likelihoods = [math.exp(log - max(logs)) for log in logs]
-        mean = sum(weight * image for weight, image in zip(likelihoods, denoise.x_0, strict=True)) / sum(likelihoods)
-        assert_close(x_0_hat, mean, rtol=0, atol=1e-9)
-
-
-@every
 def test_each_image_has_its_own_timestep(schedule):
     x_t, t, denoise = randn(4, 1, 2, 2, seed=3), torch.tensor([0, 200, 700, 999]), ideal_set(schedule)
     alone = torch.cat([denoise(x_t[i : i + 1], int(t[i]), torch.zeros(1)) for i in range(4)])

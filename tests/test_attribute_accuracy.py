@@ -1,4 +1,4 @@
-"""Attribute accuracy and leakage, in worlds where it is known exactly what is generated and what is predicted."""
+"""Attribute accuracy, in worlds where it is known exactly what is generated and what is predicted."""
 
 import json
 import math
@@ -10,8 +10,7 @@ from facelab.analytic import GaussianDenoiser
 from facelab.attributes import DIGITS, Attributes
 from facelab.data.dataset import AttributeDataset
 from facelab.evaluation import attribute_accuracy as accuracy
-from facelab.evaluation.attribute_accuracy import balanced_accuracy, leakage, mean_balanced_accuracy, predict_attributes
-from facelab.evaluation.statistics import Interval
+from facelab.evaluation.attribute_accuracy import balanced_accuracy, mean_balanced_accuracy, predict_attributes
 from facelab.samplers import DDIM, generate
 from facelab.schedules import rectified_flow
 
@@ -203,99 +202,3 @@ def test_class_accuracy():
     assert accuracy.class_hits(images, torch.eye(10), Digits()).value == 1
     with pytest.raises(ValueError, match="exclusive classes"):
         accuracy.class_hits(images, torch.eye(10), Classifier())
-
-
-# leakage
-
-
-def population(count=4000, seed=0):
-    """Half are men; of these a third wear hats, of the women a tenth; glasses and smiles are independent."""
-    labels = torch.where(uniform(count, 4, seed=seed) < torch.tensor([0.1, 0.3, 0.5, 0.5]), 1, -1)
-    hats = uniform(count, seed=seed + 1) < torch.where(labels[:, 3] > 0, 1 / 3, 0.1)
-    labels[:, 0] = torch.where(hats, 1, -1)
-    return labels.to(torch.int8)
-
-
-def sampled_from_data(cond, seed=5):
-    """Rows that agree with each condition, as often as in the data."""
-    rows, found = population(20_000, seed), []
-    for i, one in enumerate(cond):
-        agree = rows[((rows == one) | (one == 0)).all(1)]
-        found.append(agree[i % len(agree)])
-    return torch.stack(found)
-
-
-COND = alone(400)
-FAIR = sampled_from_data(COND)
-
-
-def leaks(predicted, labels, cond=COND, names=NAMES):
-    return leakage(predicted, cond, labels, dataset(labels, names))
-
-
-def test_a_model_that_samples_from_the_data_leaks_nothing():
-    found = leaks(FAIR, population())
-    assert found.strongest() == []
-    generated, real, excess = (found.matrix(part) for part in ("generated", "real", "excess"))
-    # Specifying men brings hats, as men do: a third less a tenth.
-    assert real[3, 0].item() == pytest.approx(1 / 3 - 0.1, abs=0.04)
-    assert generated[3, 0].item() == pytest.approx(0.23, abs=0.07)
-    assert excess.abs().max() < 0.12 and torch.allclose(excess, generated - real)
-    assert torch.equal(generated.diagonal(), torch.ones(4).double())
-
-
-def test_leakage_is_found_with_its_sign():
-    labels, predicted = population(), FAIR.clone()
-    glasses, smiles = (COND[:, i] != 0 for i in (1, 2))
-    predicted[glasses, 3] = COND[glasses, 1].to(torch.int8)  # glasses bring men, no glasses bring women
-    predicted[smiles, 1] = -1  # no glasses with and without a smile: no leakage
-    found = leaks(predicted, labels)
-    first, *others = found.strongest()
-    assert (first.specified, first.affected) == ("Glasses", "Male") and first.excess.value == pytest.approx(1, abs=0.06)
-    assert first.generated.value == 1 and abs(first.real.value) < 0.06 and first.excess.low > 0.85
-    assert ("Smiling", "Glasses") not in {(one.specified, one.affected) for one in others}
-    predicted[glasses, 3] = -predicted[glasses, 3]
-    assert leaks(predicted, labels).strongest()[0].excess.value == pytest.approx(-1, abs=0.06)
-
-
-def test_of_many_cells_hardly_any_is_significant_by_chance():
-    names = Attributes([f"A{i}" for i in range(40)])
-    predicted, labels = (torch.where(uniform(n, 40, seed=n) < 0.4, 1, -1) for n in (4000, 2000))
-    found = leaks(predicted, labels, alone(50, 40), names)
-    off = [cell for cell in found.rows if cell.specified != cell.affected]
-    assert len(off) == 1560 and len(found.strongest()) <= 1
-    missed = sum(cell.excess.low > 0 or cell.excess.high < 0 for cell in off)
-    assert 30 < missed < 120, "95 % intervals miss one in twenty"
-
-
-def test_beside_few_real_images_leakage_is_not_significant():
-    """Eight of ten with a hat are men, two of ten without: significant for one cell, but not for one of twelve."""
-    labels, predicted = torch.ones(20, 4, dtype=torch.int8), FAIR.clone()
-    labels[10:, 0], labels[8:18, 3], labels[::2, 1:3] = -1, -1, -1
-    predicted[COND[:, 0] != 0, 3] = torch.tensor([1, -1], dtype=torch.int8).repeat(400)
-    (cell,) = (c for c in leaks(predicted, labels).rows if (c.specified, c.affected) == ("Hat", "Male"))
-    assert cell.real.value == pytest.approx(0.6) and cell.generated.value == 0
-    assert cell.excess.high < -0.1 and not cell.significant
-
-
-def test_the_strongest_leaks_have_the_largest_absolute_excess():
-    values = [("Hat", "Male", 0.5), ("Hat", "Hat", 0.9), ("Male", "Hat", -0.7), ("Male", "Smiling", 0.2)]
-    zero = Interval(0.0, 0.0, 0.0)
-    cells = [accuracy.Leak(i, j, zero, zero, Interval(value, value - 0.1, value + 0.1), True) for i, j, value in values]
-    found = accuracy.Leakage((*cells, cells[0]._replace(affected="Glasses", significant=False)))
-    assert [cell.excess.value for cell in found.strongest()] == [-0.7, 0.5, 0.2]
-    assert [cell.excess.value for cell in found.strongest(1)] == [-0.7]
-
-
-def test_only_conditions_of_one_attribute_count():
-    labels, both = population(), torch.tensor([[1.0, 1, 0, 0]]).repeat(50, 1)
-    more = torch.cat([FAIR, -torch.ones(50, 4, dtype=torch.int8)]), torch.cat([COND, both])
-    assert leaks(more[0], labels, more[1]).rows == leaks(FAIR, labels).rows
-    with pytest.raises(ValueError, match="specify one attribute alone, and none of these does"):
-        leaks(torch.ones(50, 4), labels, both)
-    with pytest.raises(ValueError, match=r"\(B, 4\)"):
-        leaks(FAIR[:, :3], labels)
-    hats = COND[:, 0] != 0
-    assert leaks(FAIR[hats], labels, COND[hats]).matrix().shape == (1, 4)
-    positive = COND.min(1).values >= 0
-    assert leaks(FAIR[positive], labels, COND[positive]).matrix("generated").isnan().all()

@@ -20,7 +20,7 @@ from torch.testing import assert_close
 
 from facelab.attributes import CELEBA, Attributes
 from facelab.data import celeba as module
-from facelab.data.celeba import CONTRADICTIONS, SPLITS, celeba, celeba_available, celeba_conds, label_statistics, to_64
+from facelab.data.celeba import SPLITS, celeba, celeba_available, celeba_conds, label_statistics, to_64
 from facelab.data.synthetic_faces import default_face_name, default_faces
 
 COUNTS = {"train": 28, "valid": 6, "test": 6}
@@ -308,10 +308,7 @@ def test_label_statistics():
     found = label_statistics(LABELS, NAMES)
     assert_close(found.frequencies, torch.tensor([0.5, 0.25, 1.0], dtype=torch.float64))
     assert found.correlations[2].tolist() == [0, 0, 0], "an attribute that never varies correlates with nothing"
-    assert found.contradictions == {"Bald and Bangs": 1}
-    assert all(name in CELEBA.names for pair in CONTRADICTIONS for name in pair)
-    read = json.loads(json.dumps(found.to_json()))
-    assert read["frequencies"] == [0.5, 0.25, 1.0] and read["count"] == 4 and read["names"] == list(NAMES.names)
+    assert found.count == 4 and found.names == NAMES.names
     labels = torch.where(torch.randn(200, 40, generator=torch.Generator().manual_seed(0)) > 0.5, 1, -1)
     got = label_statistics(labels, CELEBA).correlations
     assert_close(got, torch.from_numpy(np.corrcoef(labels.T.numpy())), atol=1e-12, rtol=0)

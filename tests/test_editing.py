@@ -10,7 +10,7 @@ from oracle import SHAPE, Fake, ideal_set, randn, refused, tiny
 from torch.testing import assert_close
 
 from facelab.analytic import GaussianDenoiser, IdealDenoiser
-from facelab.editing import cross_product, ddim_invert, edit, lerp, sdedit, slerp
+from facelab.editing import ddim_invert, edit, lerp, sdedit, slerp
 from facelab.samplers import DDIM, DDPM, AdamsBashforth, DiffusersSampler, Heun, noise, sample
 from facelab.schedules import cosine, linear, rectified_flow
 
@@ -52,17 +52,19 @@ def test_ddim_is_inverted_exactly(schedule, steps):
     assert_close(sample(denoise, found, NO_COND, ddim(schedule), steps), X_0, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("schedule", [rectified_flow(), cosine()], ids=repr)
-def test_many_steps_reach_the_exact_noise(schedule):
+@pytest.mark.parametrize("schedule, most", zip(SCHEDULES, (0.03, 0.03, 0.06), strict=True), ids=repr)
+def test_many_steps_reach_the_exact_noise(schedule, most):
     denoise, exact = gaussian(schedule), exact_noise(schedule, X_0, 0.1, 0.4)
     errors = {}
-    for name, make, iters in (("naive", ddim, 0), ("ddim", ddim, 3), ("second", second_order, 3)):
+    for name, make, iters in (("naive", ddim, 0), ("ddim", ddim, 3), ("second", second_order, 3), ("heun", heun, 3)):
         found = (ddim_invert(denoise, X_0, torch.ones(1), make(schedule), steps, iters) for steps in (50, 100, 200))
         errors[name] = [(x_T - exact).abs().max().item() for x_T in found]
-    assert errors["ddim"][-1] < 0.03 and errors["naive"][-1] < 0.03 and errors["second"][-1] < 3e-3, errors
+    assert errors["ddim"][-1] < most and errors["naive"][-1] < most, errors
+    assert errors["second"][-1] < most / 10 and errors["heun"][-1] < most / 3, errors
     for name in ("naive", "ddim"):
         assert 1.7 < errors[name][0] / errors[name][1] < 2.6 and 1.7 < errors[name][1] / errors[name][2] < 2.6, errors
-    assert errors["second"][0] / errors["second"][2] > 6, errors
+    for name in ("second", "heun"):
+        assert errors[name][0] / errors[name][2] > 6, errors
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
@@ -72,18 +74,6 @@ def test_each_fixed_point_iteration_brings_the_image_nearer(schedule):
         x_T = ddim_invert(denoise, X_0, NO_COND, ddim(schedule), 10, iters)
         errors.append((sample(denoise, x_T, NO_COND, ddim(schedule), 10) - X_0).abs().max().item())
     assert errors == sorted(errors, reverse=True) and errors[0] > 0.02 and errors[3] < errors[0] / 8, errors
-
-
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
-def test_second_order_inversion_is_more_exact(schedule):
-    denoise = gaussian(schedule)
-    usual = ddim_invert(denoise, X_0, NO_COND, ddim(schedule), 50, 0)
-    usual = (sample(denoise, usual, NO_COND, ddim(schedule), 50) - X_0).abs().max()
-    for sampler in (second_order(schedule), heun(schedule)):
-        # With an even number of evaluations Heun's first step would be DDIM's.
-        x_T = ddim_invert(denoise, X_0, NO_COND, sampler, 51, 3)
-        error = (sample(denoise, x_T, NO_COND, sampler, 51) - X_0).abs().max()
-        assert error < usual / 4, type(sampler).__name__
 
 
 def test_the_evaluations_are_at_the_timesteps_from_clean_to_noisy():
@@ -308,10 +298,6 @@ def test_lerp_has_both_ends_and_even_steps():
     assert_close(conds.diff(dim=0), (b - a)[None].expand(4, -1) / 4)
     whole = lerp(torch.tensor([0, 1]), torch.tensor([1, -1]), 3)
     assert_close(whole, torch.tensor([[0, 1], [0.5, 0], [1, -1]]))
-    # A grid has a row for each noise and a column for each condition.
-    x_T, cond = cross_product(noises := noise(2, (1, 4, 4)), conds)
-    assert torch.equal(x_T.unflatten(0, (2, 5)), noises[:, None].expand(-1, 5, -1, -1, -1))
-    assert torch.equal(cond.unflatten(0, (2, 5)), conds.expand(2, -1, -1))
 
 
 def test_slerp_preserves_the_length_and_turns_evenly():

@@ -44,7 +44,7 @@ def old(tmp_path):
     config = json.loads((folder / "config.json").read_text())
     names = {new: name for name, new in pretrained.NETWORKS["Denoiser"].renamed.items()}
     config = {names.get(key, key): value for key, value in config.items()}
-    config |= {"predicts": "velocity", "schedule": "straight"}
+    config |= {"predicts": "velocity", "schedule": "straight", "refine": 0}
     (folder / "config.json").write_text(json.dumps(config))
     card = json.loads((folder / "card.json").read_text())
     (folder / "card.json").write_text(json.dumps(CARD | card))

@@ -32,6 +32,7 @@ SHIPPED = {
     "report-conditional": CELEBA,
     "report-unconditional": CELEBA,
 }
+CARD = {"what", "data", "license", "command", "steps", "machine", "minutes", "scores", "sha256", "bytes", "parameters"}
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,8 @@ def test_shipped_weights_load(name):
     assert (model.classifier is not None) == name.endswith("classifier") and not net.training
     assert model.attributes == net.attributes == attributes and model.attributes.groups == attributes.groups
     assert model.card["parameters"] == sum(p.numel() for p in net.parameters()) and model.shape == net.shape
+    assert [key for key in CARD if model.card.get(key) in (None, "", {})] == []
+    assert model.card["bytes"] == (pretrained.shipped_dir() / name / WEIGHTS).stat().st_size
     assert {p.dtype for p in net.parameters()} == {torch.float32}
     if model.denoiser:
         again = Denoiser.from_pretrained(pretrained.shipped_dir() / name)
@@ -104,7 +107,7 @@ def test_an_old_name_is_answered_with_the_new_one(old, new):
 
 
 def test_an_unknown_name_is_answered_with_all_names():
-    assert set(SHIPPED) <= set(names())
+    assert set(SHIPPED) == set(names())
     with refused("no weights 'cats': there are celeba, celeba-classifier, celeba-weak, mnist"):
         load("cats")
 

@@ -9,19 +9,18 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "data/make"))
 import record_results
-from record_results import PARTS, Run, amplification, arguments, conditions, main
+from record_results import Run, arguments, main
 
 from facelab import pretrained
-from facelab.attributes import CELEBA, DIGITS, SYNTHETIC, Attributes
+from facelab.attributes import CELEBA, DIGITS, SYNTHETIC
 from facelab.classifier import AttributeClassifier
 from facelab.data import synthetic_faces
 from facelab.data.dataset import AttributeDataset
 from facelab.denoiser import Denoiser
 from facelab.evaluation import report
-from facelab.evaluation.features import Extractor
 
 TINY = {"block_out_channels": (32,), "attention": (False,), "patch_size": 4}
-FEW = "--count 24 --steps 1 --scales 1 2 --per-value 3 --names Smiling Male --features synthetic-classifier".split()
+FEW = "--count 24 --steps 1 --scales 1 2 --features synthetic-classifier".split()
 
 
 @pytest.fixture(scope="session")
@@ -53,13 +52,11 @@ def few(weights, monkeypatch, tmp_path_factory):
     monkeypatch.setenv("FACELAB_CACHE", str(folder / "cache"))
     monkeypatch.delenv("FACELAB_DATA", raising=False)
 
-    def extract(images):
+    def means(images):
         x = images.float().flatten(2) / 127.5 - 1
         return torch.cat([x.mean(2), x.std(2)], 1)
 
-    means, real = Extractor("EfficientNet-Lite0", 6, "means, 6 features", extract, 64), record_results.extractor
-    known = {"efficientnet": means}
-    monkeypatch.setattr(record_results, "extractor", lambda name, *a: known.get(name) or real(name, *a))
+    monkeypatch.setattr(record_results, "efficientnet_features", means)
     return folder
 
 
@@ -69,7 +66,7 @@ def record(few, part, *options, name=None, model="model"):
 
 
 def options_of(*argv):
-    return arguments(PARTS).parse_args(["guidance", "--model", "model", *FEW, *argv])
+    return arguments().parse_args(["guidance", "--model", "model", *FEW, *argv])
 
 
 def is_interval(value):
@@ -121,39 +118,6 @@ def test_cached_images_belong_to_their_weights_and_options(few, monkeypatch):
     assert torch.equal(run.images(cond), first) and torch.equal(run.images(cond, weak=other, weak_scale=2.0), guided)
 
 
-def test_attribute_accuracy_with_all_one_and_three_specified(few):
-    for specified in ("all", "1", "3"):
-        found = record(few, "attributes", "--specified", specified, name=f"model_attributes_{specified}")
-        assert list(found["guidance_scales"]) == ["1", "2"] and is_interval(found["about"]["mean_on_real_images"])
-        rows = {row["attribute"]: row for row in found["guidance_scales"]["2"]["rows"]}
-        assert all(is_interval(row[column]) for row in rows.values() for column in ("generated", "real_images", "gap"))
-        if specified != "all":
-            assert {"Smiling", "Male"} == set(rows)
-            kinds = "true_positive_rate", "true_negative_rate"
-            assert [row["generated"][kind]["n"] for row in rows.values() for kind in kinds] == [3] * 4
-        assert bool(found["leakage"]) == (specified == "1")
-        if leaks := found["leakage"].get("2"):
-            assert set(leaks["specified"]) == {"Smiling", "Male"} and len(leaks["excess"][0]) == len(SYNTHETIC)
-            assert {"Male", "Young"} <= leaks["amplification"].keys()
-
-
-def test_conditions_have_the_values_of_a_row_that_has_the_evaluated_one():
-    names = Attributes(["Hat", "Glasses", "Smiling", "Beard"])
-    labels = torch.where(torch.rand(3000, 4, generator=torch.Generator().manual_seed(0)) < 0.3, 1, -1)
-    labels[:, 3] = -labels[:, 2]
-    cond, evaluated = conditions(labels, names, 3, 40, list(names))
-    assert ((cond != 0).sum(1) == 3).all() and ((evaluated != 0).sum(1) == 1).all()
-    assert ((evaluated == 0) | (evaluated == cond)).all() and not (cond[:, 2] * cond[:, 3] > 0).any()
-    assert (evaluated > 0).sum(0).tolist() == (evaluated < 0).sum(0).tolist() == [40] * 4
-    # The other values are a fair sample of the rows with the evaluated one.
-    beards = cond[(evaluated[:, 0] != 0) & (cond[:, 3] != 0), 3]
-    assert (beards > 0).float().mean().item() == pytest.approx(0.7, abs=0.15)
-    alone = conditions(labels, names, 1, 5, ["Hat", "Beard"])
-    assert torch.equal(*alone) and len(alone[0]) == 20
-    with pytest.raises(ValueError, match="no row has the value 1 of Hat"):
-        conditions(-torch.ones(9, 4), names, 1, 5, ["Hat"])
-
-
 def test_sweeps_of_guidance_scale_and_autoguidance(few):
     found = record(few, "guidance")
     assert [(row["guidance_scale"], row["weak_scale"]) for row in found["rows"]] == [(1, 1), (2, 1)]
@@ -177,7 +141,6 @@ def test_table1_with_missing_weights(few, monkeypatch):
     assert found["about"]["missing"] == ["missing"] and list(found["models"]) == list(lines)
     assert [row["nfe"] for row in found["models"].values()] == [1, 2]
     assert all(row["seconds"] > 0 and is_interval(row["attribute_accuracy"]) for row in found["models"].values())
-    assert [(row["a"], row["b"]) for row in found["comparisons"]] == [("unconditional", "guided")]
     (scores,) = report.recorded_scores(found)
     assert [row.images for row in scores.rows] == [*lines, report.REAL, report.COLLAPSED]
 
@@ -194,51 +157,9 @@ def test_the_classifier_by_group(few):
     assert set(groups["all"]["balanced_accuracy"]) == set(SYNTHETIC)
 
 
-def test_likelihood_of_training_and_held_out_digits(few, monkeypatch):
-    images = torch.randint(0, 256, (30, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    digits = AttributeDataset(images, torch.eye(10).repeat(3, 1), DIGITS, "digits", "mnist")
-    monkeypatch.setattr(record_results, "mnist", lambda split: digits)
-    found = record(few, "likelihood", "--count", "26", "--steps", "2", name="mnist_likelihood")
-    for split in ("train", "test"):
-        terms = found[split]
-        total = terms["prior"] + sum(terms["steps"]) + terms["decoder"]
-        assert terms["total"]["value"] == pytest.approx(total, rel=1e-6)
-        assert is_interval(terms["total"]) and terms["total"]["value"] > 8
-    assert len(found["about"]["timesteps"]) == 3 and found["train_minus_test"]["value"] == 0
-
-
-def test_likelihood_of_the_embedded_digits_is_refused(few):
-    """They are training images: their name says so, not their prose (bug 1)."""
-    with pytest.raises(ValueError, match="shipped digits are training images"):
-        record(few, "likelihood")
-
-
 def test_other_weights_are_refused(few):
     for name in ("mnist", "synthetic-classifier"):
         with pytest.raises(ValueError, match="generates no faces"):
             record(few, "guidance", model=name)
-    with pytest.raises(ValueError, match="did you mean 'Smiling'"):
-        record(few, "attributes", "--specified", "1", "--names", "Smilling")
     with pytest.raises(ValueError, match="different rows are needed"):
         record(few, "guidance", "--count", "31")
-
-
-def test_amplification_is_beyond_the_data_where_they_lean():
-    names = Attributes(["Hat", "Glasses", "Male"])
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.where(torch.rand(4000, 3, generator=generator) < torch.tensor([0.2, 0.3, 0.5]), 1, -1)
-    hats, uniform = labels[:, 0] > 0, torch.rand(4000, generator=generator)
-    labels[:, 2] = torch.where(uniform < torch.where(hats, 0.8, 0.425), 1, -1)
-    real = AttributeDataset(torch.zeros(4000, 1, 1, 1, dtype=torch.uint8), labels, names, "", "test")
-    cond = torch.zeros(800, 3)
-    cond[:400, 0], cond[400:, 0] = 1, -1
-    rows = torch.cat([labels[hats][:400], labels[~hats][:400]])
-    fair = amplification(rows, cond, labels, real)
-    assert list(fair) == ["Male"] and fair["Male"].low < 0 < fair["Male"].high
-    # Most who wear a hat are men, and now all are; most without one are women, and now all are.
-    rows = rows.clone()
-    rows[:400, 2], rows[400:, 2] = 1, -1
-    found = amplification(rows, cond, labels, real)["Male"]
-    assert found.value == pytest.approx((0.2 + 0.425) / 2, abs=0.03) and found.low > 0.2
-    rows[:, 2] = -rows[:, 2]
-    assert amplification(rows, cond, labels, real)["Male"].value == pytest.approx(-(0.8 + 0.575) / 2, abs=0.03)

@@ -70,7 +70,7 @@ def test_mnist_ddpm_is_the_model_of_ho_et_al():
 
 def test_options_reach_config_and_network():
     words = "mnist --preset ci --images 64 --batch-size 8 --lr 0.01 --seed 5 --ema 0.9 0.99 --schedule cosine"
-    args = parsed(*words.split(), "--loss-weighting", "min-snr", "--net", '{"refine_channels": 4}')
+    args = parsed(*words.split(), "--loss-weighting", "min-snr", "--net", '{"layers_per_block": 2}')
     net, _, config, _, stages = make.prepare(args)
     assert (config.total_images, config.batch_size, config.lr, config.seed) == (64, 8, 0.01, 5)
     assert (
@@ -78,10 +78,12 @@ def test_options_reach_config_and_network():
         and config.loss_weighting == "min-snr"
         and config.timestep_sampling == "logit-normal"
     )
-    assert net.config.schedule == "cosine" and net.config.refine_channels == 4 and net.config.seed == 5 and stages == []
+    assert (
+        net.config.schedule == "cosine" and net.config.layers_per_block == 2 and net.config.seed == 5 and stages == []
+    )
     assert make.command(args, CI) == (
         "python data/make/train_weights.py mnist --preset ci --images 64 --batch-size 8 --lr 0.01 --seed 5 --ema 0.9 0.99 "
-        "--schedule cosine --loss-weighting min-snr --net '{\"refine_channels\": 4}' --out DIR"
+        "--schedule cosine --loss-weighting min-snr --net '{\"layers_per_block\": 2}' --out DIR"
     )
 
 

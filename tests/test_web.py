@@ -113,7 +113,7 @@ def test_a_link_holds_the_state_and_a_wrong_one_keeps_the_default(node):
 def exported(request, tmp_path_factory):
     """A small denoiser of either kind with random weights, and its ONNX session."""
     kinds = {
-        "bands": {"patch_size": 4, "sigma_data": (2.0, *[0.3] * 15), "schedule": "linear", "refine_channels": 4},
+        "bands": {"patch_size": 4, "sigma_data": (2.0, *[0.3] * 15), "schedule": "linear"},
         "pixels": {"patch_size": 2, "normalize_cond": True, "frequencies": (0.3,) * len(CELEBA)},
     }
     size = {"block_out_channels": (16,), "attention": (True,), "attention_head_dim": 16}

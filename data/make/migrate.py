@@ -43,9 +43,10 @@ NOTE = (
 
 
 def migrate_config(config: dict) -> dict:
-    """A network's config with the keys and values of 0.2; what needs no change stays as it is."""
+    """A network's config with the keys and values of 0.2, without `refine`, which 0.2 has no more."""
     renamed = NETWORKS[config["_class_name"]].renamed
-    return dict(sorted((renamed.get(key, key), VALUES.get(str(old), old)) for key, old in config.items()))
+    kept = {key: old for key, old in config.items() if key != "refine"}
+    return dict(sorted((renamed.get(key, key), VALUES.get(str(old), old)) for key, old in kept.items()))
 
 
 def migrate_card(card: dict, name: str) -> dict:

@@ -20,24 +20,21 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from facelab.attributes import CELEBA, SYNTHETIC, Attributes
+from facelab.attributes import CELEBA, SYNTHETIC
 from facelab.data.celeba import celeba, celeba_conds, label_statistics
 from facelab.data.dataset import AttributeDataset
-from facelab.data.mnist import mnist
 from facelab.data.synthetic_faces import SPLIT_SIZES, default_faces, people
 from facelab.device import atomic_write, cache_dir, device, machine
 from facelab.evaluation import attribute_accuracy as accuracy
 from facelab.evaluation import report
-from facelab.evaluation.features import extract_features, extractor, inception_file, save_features
-from facelab.evaluation.likelihood import elbo, log_snr_timesteps
+from facelab.evaluation.features import efficientnet_features, extractor, inception_file, save_features
 from facelab.evaluation.metrics import frechet_estimate, memorization, precision_recall
-from facelab.evaluation.statistics import Interval, average, difference, mean_interval, to_jsonable, wilson
+from facelab.evaluation.statistics import Interval, to_jsonable
 from facelab.images import to_uint8
 from facelab.pretrained import load, names
 from facelab.samplers import DDIM, AdamsBashforth, Heun, generate
 
 SAMPLERS = {"ddim": DDIM, "heun": Heun, "adams-bashforth": AdamsBashforth}
-PEOPLE = ("Male", "Young", "Pale_Skin")  # sex, age and skin, as far as the labels describe them
 TABLE1 = {  # name: weights, conditioned on labels, guidance scale
     "report, unconditional": ("report-unconditional", False, 1.0),
     "report, conditional": ("report-conditional", True, 1.0),
@@ -46,7 +43,6 @@ TABLE1 = {  # name: weights, conditioned on labels, guidance scale
     "facelab, guidance scale 2": ("celeba", True, 2.0),
 }
 DISTANCE = "Fréchet distance in EfficientNet-Lite0's features (not FID)"
-LAST = 50  # the last timestep of the variational bound, which is lowest with 40 to 60 on training digits
 
 
 class Run:
@@ -121,20 +117,16 @@ class Run:
         return f"{self.name}, sha256 {self.sha256[:16]}"
 
 
-def efficientnet(images: Tensor) -> Tensor:
-    return extract_features(images, extractor("efficientnet"), progress=True)
-
-
 # Parts: each returns (name of the record, the record)
 
 
 def spacing(args) -> tuple[str, dict]:
     """Distance, precision, recall and attribute accuracy by the shift of the sampler's timesteps."""
     run, rows = Run(args), []
-    real, other = map(efficientnet, run.reference_images())
+    real, other = map(efficientnet_features, run.reference_images())
     for run.model.schedule.shift in args.shifts:
         images = run.images(run.cond)
-        row = {"timestep_shift": run.model.schedule.shift} | scores_of(real, efficientnet(images))
+        row = {"timestep_shift": run.model.schedule.shift} | scores_of(real, efficientnet_features(images))
         rows.append(row | {"attribute_accuracy": run.accuracy(images, run.cond)})
     about = run.about(f"{DISTANCE} by the spacing of timesteps, unguided", real_images=scores_of(real, other))
     return f"{args.model}_spacing", {"about": about, "rows": rows}
@@ -145,85 +137,14 @@ def tables_of(run: Run, sets: dict[str, Tensor]) -> list[dict]:
     return [report.evaluate(run.faces.images, sets, net, count, seed, True).to_json() for net in run.networks()]
 
 
-def attributes(args) -> tuple[str, dict]:
-    """Attribute accuracy at each guidance scale, with all, one or three attributes specified; with one also leakage."""
-    run, tables, leaks = Run(args), {}, {}
-    cond = evaluated = run.cond
-    if args.specified != "all":
-        counts = int(args.specified), args.per_value
-        cond, evaluated = conditions(run.labels, run.attributes, *counts, chosen(run), args.seed)
-    on_real, predicted_real = accuracy.classifier_accuracy(run.classifier, run.faces), run.predict(run.faces.images)
-    for scale in args.scales:
-        images = run.images(cond, scale)
-        tables[f"{scale:g}"] = accuracy.attribute_table(run.classifier, images, evaluated, on_real).to_json()
-        if args.specified == "1":
-            leaks[f"{scale:g}"] = leaks_of(run.predict(images), cond, predicted_real, run.faces)
-    measures = "balanced accuracy of attributes by a classifier, beside that on real images; chance is 0.5"
-    mean = accuracy.mean_balanced_accuracy(predicted_real, run.faces.conds, run.attributes)
-    about = run.about(measures, specified=args.specified, count=len(cond), mean_on_real_images=mean)
-    return f"{args.model}_attributes_{args.specified}", {"about": about, "guidance_scales": tables, "leakage": leaks}
-
-
-def chosen(run: Run) -> list[str]:
-    wanted = run.args.names or [name for name in accuracy.TWELVE if name in run.attributes]
-    return list(run.attributes) if wanted == ["all"] else wanted
-
-
-def conditions(labels: Tensor, attributes: Attributes, specified: int, per_value: int, names: list[str], seed: int = 0):
-    """(conditions, the same with only the evaluated attribute): each name `per_value` times positive and negative.
-
-    One attribute of each condition is evaluated. Specified besides it are `specified` - 1 others of `names`, with their values
-    in a random row of `labels` that has the evaluated value, so that every value has a fair sample of its rows.
-    """
-    generator, columns = torch.Generator().manual_seed(seed), [attributes.index(name) for name in names]
-    conds, evaluated = [], []
-    for column, sign in ((column, sign) for column in columns for sign in (1, -1)):
-        if len(rows := (labels[:, column] == sign).nonzero()[:, 0]) == 0:
-            raise ValueError(f"no row has the value {sign} of {attributes.names[column]}: leave it out of --names.")
-        others = torch.tensor([i for i in columns if i != column], dtype=torch.long)
-        for row in rows[torch.randint(len(rows), (per_value,), generator=generator)]:
-            extra = others[torch.randperm(len(others), generator=generator)[: specified - 1]]
-            evaluated.append(torch.zeros(len(attributes)).index_fill(0, torch.tensor(column), sign))
-            conds.append(evaluated[-1].index_put((extra,), labels[row, extra].float()))
-    return torch.stack(conds), torch.stack(evaluated)
-
-
-def leaks_of(predicted: Tensor, cond: Tensor, predicted_real: Tensor, real: AttributeDataset) -> dict:
-    """The leakage matrices, rounded, the strongest leaks, and the bias amplification."""
-    found = accuracy.leakage(predicted, cond, predicted_real, real)
-    specified = list(dict.fromkeys(cell.specified for cell in found.rows))
-    record = {"specified": specified, "affected": list(real.attributes)}
-    record |= {part: (found.matrix(part) * 1e4).round() / 1e4 for part in ("generated", "real", "excess")}
-    amplified = amplification(predicted, cond, predicted_real, real)
-    return record | {"strongest": found.strongest(40), "amplification": amplified}
-
-
-def amplification(predicted: Tensor, cond: Tensor, predicted_real: Tensor, real: AttributeDataset) -> dict:
-    """{attribute of `PEOPLE`: its bias amplification, the mean over conditions of one attribute}: Zhao et al. 2017.
-
-    For a condition whose real images have the attribute more often than all have: by how much more often generated ones have
-    it. For the others, by how much less often.
-    """
-    found, alone = {}, (cond != 0).sum(1) == 1
-    for j in (real.attributes.index(name) for name in PEOPLE if name in real.attributes):
-        usual, gaps = (predicted_real[:, j] > 0).double().mean().item(), []
-        for i, sign in ((i, sign) for i in range(len(real.attributes)) if i != j for sign in (1, -1)):
-            sets = predicted[alone & (cond[:, i] == sign), j], predicted_real[real.conds[:, i] == sign, j]
-            if all(map(len, sets)):
-                ours, data = (wilson(int((x > 0).sum()), len(x)) for x in sets)
-                gaps.append(difference(ours, data) if data.value >= usual else difference(data, ours))
-        found |= {real.attributes.names[j]: average(gaps)} if gaps else {}
-    return found
-
-
 def guidance(args) -> tuple[str, dict]:
     """Distance, precision, recall and attribute accuracy at each guidance scale; with --weak also at scales of autoguidance."""
     run, rows, weak = Run(args), [], Run(args, args.weak) if args.weak else None
-    real, other = map(efficientnet, run.reference_images())
+    real, other = map(efficientnet_features, run.reference_images())
     for weak_scale, scale in itertools.product(args.weak_scales if weak else [1.0], args.scales):
         autoguided = {"weak": weak, "weak_scale": weak_scale} if weak_scale != 1 else {}
         images = run.images(run.cond, scale, **autoguided)
-        row = {"guidance_scale": scale, "weak_scale": weak_scale} | scores_of(real, efficientnet(images))
+        row = {"guidance_scale": scale, "weak_scale": weak_scale} | scores_of(real, efficientnet_features(images))
         rows.append(row | {"attribute_accuracy": run.accuracy(images, run.cond)})
     facts = {"real_images": scores_of(real, other)} | ({"weak": str(weak)} if weak else {})
     measures = f"{DISTANCE}, precision, recall and attribute accuracy (chance 0.5) by guidance"
@@ -236,7 +157,7 @@ def scores_of(real: Tensor, found: Tensor) -> dict[str, Interval]:
 
 
 def table1(args) -> tuple[str, dict]:
-    """The report's table 1 redone: its two models and facelab's; scores, attribute accuracy, NFE, seconds, comparisons."""
+    """The report's table 1 redone: its two models and facelab's; scores, attribute accuracy, NFE, seconds."""
     lines = {of: line for of, line in TABLE1.items() if line[0] in names()}
     runs, sets, rows = {weights: Run(args, weights) for weights, _, _ in lines.values()}, {}, {}
     run = runs["celeba"]
@@ -246,12 +167,9 @@ def table1(args) -> tuple[str, dict]:
         # Unconditional images are compared with the same labels: that is chance.
         rows[of] = {"weights": weights, "attribute_accuracy": run.accuracy(sets[of], run.cond)}
         rows[of] |= {"nfe": args.steps * (1 if scale == 1 else 2), "seconds": seconds(runs[weights], given, scale)}
-    features = {of: efficientnet(x) for of, x in ({"real": run.reference_images()[0]} | sets).items()}
-    pairs = [(a, b) for i, a in enumerate(sets) for b in list(sets)[i + 1 :]]
-    compared = [{"a": a, "b": b} | report.compare(*(features[of] for of in ("real", a, b)))._asdict() for a, b in pairs]
     missing = [of for of in TABLE1 if of not in lines]
     about = run.about("table 1 of the report, redone; seconds an image, of the CPU where it is one", missing=missing)
-    return "table1", {"about": about, "scores": tables_of(run, sets), "models": rows, "comparisons": compared}
+    return "table1", {"about": about, "scores": tables_of(run, sets), "models": rows}
 
 
 def seconds(run: Run, cond: Tensor, scale: float, count: int = 4) -> float:
@@ -271,50 +189,31 @@ def memorized(args) -> tuple[str, dict]:
     known, others = (train.images[part] for part in report.disjoint_rows(len(train), count, count, seed=args.seed))
     sets = {"generated": run.images(run.cond), "other training images (new)": others[: args.count]}
     sets |= {"these training images (copies)": known[: args.count]}
-    for space, extract in {"pixels": lambda x: x, "EfficientNet-Lite0": efficientnet}.items():
+    for space, extract in {"pixels": lambda x: x, "EfficientNet-Lite0": efficientnet_features}.items():
         near, far = extract(known), extract(held_out.images)
         rows[space] = {of: memorization(extract(images), near, far, args.seed) for of, images in sets.items()}
     measures = f"share of images nearer to {count:,} training images than to as many held-out ones; 0.5 is chance"
     return f"{args.model}_memorization", {"about": run.about(measures, train=train.source), "rows": rows}
 
 
-def features(args) -> tuple[str, dict]:
+def features(args) -> tuple[None, dict]:
     """Features of CelebA's valid images, against which anybody can measure a distance: numbers, no images."""
     real = celeba("valid")
     rows = report.disjoint_rows(len(real), min(1000, len(real)), seed=args.seed)[0]
     about = {"images": real.source, "crop": "(0, 20, 178, 198) of the aligned image, Lanczos to 64x64"}
     about |= {"extractor": extractor("efficientnet").description, "count": len(rows), "seed": args.seed}
-    found = efficientnet(real.images[rows])
+    found = efficientnet_features(real.images[rows])
     if args.out:
         save_features(args.out / "celeba_valid_features.safetensors", found, **about)
-    return "celeba_valid_features", {"about": about}
-
-
-def likelihood(args) -> tuple[str, dict]:
-    """The variational bound of `count` training digits and of as many held-out ones, step by step."""
-    model, record = load("mnist", device()), {}
-    timesteps = log_snr_timesteps(model.schedule, args.steps, LAST)
-    for split in ("train", "test"):
-        digits = mnist(split)
-        if digits.name != "mnist":
-            raise ValueError("the shipped digits are training images: put MNIST's official files into FACELAB_DATA.")
-        x_0, cond = digits.subset(report.disjoint_rows(len(digits), args.count, seed=args.seed)[0])[:]
-        batches = enumerate(zip(x_0.to(device()).split(25), cond.to(device()).split(25), strict=True))
-        bits = [elbo(model.denoiser, *b, model.schedule, timesteps, seed=args.seed + i) for i, b in batches]
-        terms = ("total", "prior", "steps", "decoder")
-        terms = {key: torch.cat([getattr(one, key) for one in bits]).cpu() for key in terms}
-        record[split] = {key: x.mean(0) for key, x in terms.items()} | {"total": mean_interval(terms["total"])}
-    about = {"measures": "variational bound in bits per dimension, given the digit, 256 levels", "timesteps": timesteps}
-    about |= {"model": f"mnist, sha256 {model.card['sha256'][:16]}", "count": args.count, "seed": args.seed}
-    gap = difference(record["train"]["total"], record["test"]["total"])
-    return "mnist_likelihood", {"about": about} | record | {"train_minus_test": gap}
+    return None, {"about": about}  # the features are in a file of their own, which says the same
 
 
 def labels(args) -> tuple[str, dict]:
-    """Frequencies, correlations and contradictions of all of CelebA's labels."""
+    """Frequencies and correlations of all of CelebA's labels, to four digits."""
     rows = torch.cat([celeba_conds(split)[1] for split in ("train", "valid", "test")])
-    statistics = label_statistics(rows, CELEBA).to_json()
-    return "celeba_labels", {"about": {"measures": "CelebA's labels, all rows"}} | statistics
+    found = label_statistics(rows, CELEBA)._asdict()
+    found |= {key: found[key].round(decimals=4) for key in ("frequencies", "correlations")}
+    return "celeba_labels", {"about": {"measures": "CelebA's labels, all rows"}} | found
 
 
 def classifier(args) -> tuple[str, dict]:
@@ -328,28 +227,26 @@ def classifier(args) -> tuple[str, dict]:
         cond = run.attributes.encode(**values)
         rows = ((run.faces.conds == cond) | (cond == 0)).all(1)
         found = accuracy.balanced_accuracy(predicted[rows], run.faces.conds[rows], run.attributes)
-        groups[group] = {"count": int(rows.sum()), "balanced_accuracy": found}
+        intervals = {name: Interval(*one[:3]) for name, one in found.items()}
+        groups[group] = {"count": int(rows.sum()), "balanced_accuracy": intervals}
     about = {"measures": "balanced accuracy of the classifier on real images", "images": run.faces.source}
     about["classifier"] = load(accuracy.CLASSIFIERS[run.data]).card["sha256"][:16]
     return f"{run.data}_classifier", {"about": about, "groups": groups}
 
 
 PARTS = {
-    "spacing": spacing, "attributes": attributes, "guidance": guidance, "table1": table1,
-    "memorization": memorized, "features": features, "likelihood": likelihood,
+    "spacing": spacing, "guidance": guidance, "table1": table1,
+    "memorization": memorized, "features": features,
     "labels": labels, "classifier": classifier,
 }  # fmt: skip
 
 
-def arguments(parts) -> argparse.ArgumentParser:
+def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("part", choices=sorted(parts))
+    add("part", choices=sorted(PARTS))
     add("--model", default="celeba", help="name or folder of the weights")
     add("--count", type=int, default=600, help="images of a set")
-    add("--per-value", type=int, default=50, help="positive and negative conditions of each attribute")
-    add("--names", nargs="+", help="attributes, or all; by default twelve that stand for them")
-    add("--specified", choices=("all", "1", "3"), default="all", help="attributes: how many are specified together")
     add("--scales", nargs="+", type=float, default=[1.0, 2.0, 4.0], help="guidance scales")
     add("--weak", help="guidance: name or folder of the weak network's weights, for autoguidance")
     add("--weak-scales", nargs="+", type=float, default=[1.0, 1.5, 2.0], help="scales of autoguidance")
@@ -364,19 +261,19 @@ def arguments(parts) -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: list[str] | None = None, parts=PARTS, script: str = "record_results.py") -> None:
+def main(argv: list[str] | None = None) -> None:
     """Measure one part, print its record, and write it where --out names a folder."""
     argv = sys.argv[1:] if argv is None else argv
-    args = arguments(parts).parse_args(argv)
+    args = arguments().parse_args(argv)
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)  # before hours of measuring
-    name, record = parts[args.part](args)
+    name, record = PARTS[args.part](args)
     words = ["data/results" if word == str(args.out) else word for word in argv]
-    facts = {"command": shlex.join(["python", f"data/make/{script}", *words]), "machine": machine()}
+    facts = {"command": shlex.join(["python", "data/make/record_results.py", *words]), "machine": machine()}
     record["about"] |= facts | {"date": time.strftime("%Y-%m-%d")}
     text = json.dumps(to_jsonable(record), indent=1, allow_nan=False)
     print(text)
-    if args.out:
+    if args.out and name:
         with atomic_write(args.out / f"{Path(name).name}.json") as part:
             part.write_text(text + "\n", "utf-8")
 

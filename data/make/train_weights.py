@@ -206,13 +206,12 @@ def arguments() -> argparse.ArgumentParser:
     add("--schedule", choices=SCHEDULES, help="the noise schedule")
     add("--timestep-sampling", choices=("uniform", "logit-normal"))
     add("--loss-weighting", choices=("none", "min-snr", "edm"))
-    add("--input-perturbation", type=float)
     add(
         "--net",
         type=json.loads,
         default={},
         metavar="JSON",
-        help='changes of the network, such as {"refine_channels": 16}',
+        help='changes of the network, such as {"layers_per_block": 2}',
     )
     add("--init-from", metavar="WEIGHTS", help="another training stage, from the weights of this name or folder")
     add(

@@ -16,19 +16,13 @@ import textwrap
 from collections.abc import Callable, Iterator
 from unittest import mock
 
-import numpy as np
 import torch
-from PIL import Image
 
 from facelab import guidance, schedules, training
-from facelab.attributes import DIGITS, expand_cond
+from facelab.attributes import expand_cond
 from facelab.data.dataset import AttributeDataset
 from facelab.denoiser import Denoiser
-from facelab.device import shipped_dir
-from facelab.evaluation.report import results
-from facelab.evaluation.statistics import Interval
 from facelab.guidance import _finite, _in_one_batch
-from facelab.presets import Preset
 from facelab.samplers import DDIM, noise_like
 from facelab.schedules import Schedule, _times, from_alpha_bar
 
@@ -98,16 +92,12 @@ def __getitem__(self, i):
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """A faulty function, the module or class whose correct function it replaces, and where it was published.
-
-    `trains`: the fault changes training; otherwise only sampling.
-    """
+    """A faulty function, the module or class whose correct function it replaces, and where it was published."""
 
     name: str
     owner: object
     faulty: Callable
     source: str
-    trains: bool = True
 
     @functools.cached_property
     def correct(self) -> Callable:
@@ -132,10 +122,10 @@ def _normalized(function: Callable) -> list[str]:
     return ast.unparse(tree).splitlines()
 
 
-# Lesson 06 shows A to D before it names them; the order is that of the recorded runs.
+# Lesson 06 shows A to D before it names them.
 FAULTS = {
-    "A": Fault("DDIM drops the predicted noise", DDIM, step, "jsboige/CoursIA, pull request 16158", trains=False),
-    "B": Fault("scale from the wrong end", guidance, cfg, "threestudio-project/threestudio, issue 127", trains=False),
+    "A": Fault("DDIM drops the predicted noise", DDIM, step, "jsboige/CoursIA, pull request 16158"),
+    "B": Fault("scale from the wrong end", guidance, cfg, "threestudio-project/threestudio, issue 127"),
     "E": Fault("images scaled twice", AttributeDataset, __getitem__, "the listing of the report"),
     "F": Fault("labels dropped too often", training, drop_condition, "eje24/iap-diffusion-labs, commit 3ce71b6"),
     "C": Fault("variance, not its root", Schedule, add_noise, "Ryota-Kawamura/How-Diffusion-Models-Work, issue 1"),
@@ -143,8 +133,6 @@ FAULTS = {
     "D": Fault("cosine without its square", schedules, cosine, "lilianweng/lilianweng.github.io, issue 9"),
     "H": Fault("last timestep not trained", training, to_timesteps, "huggingface/diffusion-models-class, unit 2/02"),
 }
-CORRECT, OTHER_SEED = "correct", "correct, another seed"
-RUNS = (CORRECT, *(fault.name for fault in FAULTS.values()), OTHER_SEED)
 
 
 def fault(name: str) -> Fault:
@@ -158,46 +146,16 @@ def fault(name: str) -> Fault:
 
 @contextlib.contextmanager
 def enabled(name: str) -> Iterator[None]:
-    """Inside, the faulty function of that letter or name runs; nothing changes for the correct runs."""
+    """Inside, the faulty function of that letter or name runs."""
+    one = fault(name)
+    correct = one.correct  # read before it is replaced
     with contextlib.ExitStack() as stack:
-        if name not in (CORRECT, OTHER_SEED):
-            one = fault(name)
-            correct = one.correct  # read before it is replaced
-            stack.enter_context(mock.patch.object(one.owner, one.faulty.__name__, one.faulty))
-            # Other modules, the notebook and tables hold the function under names of their own.
-            ours = [m for key, m in list(sys.modules.items()) if key.startswith(("__main__", "facelab"))]
-            for module, name in [(m, name) for m in ours for name, value in vars(m).items() if value is correct]:
-                stack.enter_context(mock.patch.object(module, name, one.faulty))
-            for table in (schedules.SCHEDULES, training.COND_DROPOUT):
-                changes = {name: one.faulty for name, value in table.items() if value is correct}
-                stack.enter_context(mock.patch.dict(table, changes))
+        stack.enter_context(mock.patch.object(one.owner, one.faulty.__name__, one.faulty))
+        # Other modules, the notebook and tables hold the function under names of their own.
+        ours = [m for key, m in list(sys.modules.items()) if key.startswith(("__main__", "facelab"))]
+        for module, name in [(m, name) for m in ours for name, value in vars(m).items() if value is correct]:
+            stack.enter_context(mock.patch.object(module, name, one.faulty))
+        for table in (schedules.SCHEDULES, training.COND_DROPOUT):
+            changes = {name: one.faulty for name, value in table.items() if value is correct}
+            stack.enter_context(mock.patch.dict(table, changes))
         yield
-
-
-def base_run(preset: Preset, seed: int = 0, total_images: int | None = None) -> tuple[Denoiser, training.TrainConfig]:
-    """Network and config that all runs share, at a preset's size. Build the network inside `enabled`: it has the schedule."""
-    config = dataclasses.replace(preset.mnist, timestep_sampling="uniform", cond_dropout="whole", seed=seed)
-    config = dataclasses.replace(config, total_images=total_images or config.total_images)
-    settings = preset.mnist_net | {"schedule": "cosine", "prediction_type": "v", "seed": seed}
-    return Denoiser((1, 28, 28), DIGITS.names, exclusive=True, **settings), config
-
-
-def recorded() -> tuple[dict, dict[str, dict], dict[str, torch.Tensor]]:
-    """What data/make/record_faults.py measured: (about the runs, {run: its row}, {run: its digits 0 to 9 at scale 2})."""
-    about, sheet = results("faults"), np.array(Image.open(shipped_dir("results") / "faults.png"))
-    rows = {row["run"]: row for row in about["rows"]}
-    tiles = (torch.from_numpy(sheet).float() / 127.5 - 1).unflatten(0, (len(rows), 28)).unflatten(2, (10, 28))
-    return about, rows, dict(zip(rows, tiles.transpose(1, 2)[:, :, None], strict=True))
-
-
-def verdict(row: dict, scale: int = 2) -> str:
-    """The rule, stated before the runs, on class accuracy and Fréchet distance minus those of the correct model.
-
-    "worse" if one of the two 95 % intervals shows it, "better" if one shows that and none the opposite, else "not shown".
-    """
-    accuracy, distance = (Interval(**row[f"{what}_difference"][str(scale)]) for what in ("accuracy", "distance"))
-    if not np.isfinite([*accuracy[:3], *distance[:3]]).all():
-        raise ValueError(f"{row.get('run', 'this run')} has an interval that is not finite, which shows nothing.")
-    if accuracy.high < 0 or distance.low > 0:
-        return "worse"
-    return "better" if accuracy.low > 0 or distance.high < 0 else "not shown"

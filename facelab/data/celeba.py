@@ -42,9 +42,6 @@ BY_HAND = (
     "put img_align_celeba.zip, list_attr_celeba.txt and list_eval_partition.txt from "
     "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html into a folder that FACELAB_DATA names"
 )
-# Pairs of attributes that cannot both be true of one face: where both are "yes", a label is wrong.
-PAIRS = "Bald Bangs, Bald Wavy_Hair, Straight_Hair Wavy_Hair, Black_Hair Blond_Hair, Blond_Hair Brown_Hair, "
-CONTRADICTIONS = tuple(tuple(p.split()) for p in (PAIRS + "Black_Hair Gray_Hair, Goatee No_Beard").split(", "))
 
 
 def celeba(split: str = "train", download: bool = False, size: str = "20k") -> AttributeDataset:
@@ -250,26 +247,18 @@ def _download(size: str) -> None:
 
 
 class LabelStatistics(NamedTuple):
-    """Of `count` conditions: the share of "yes" (K,), the correlations (K, K), pairs of contradicting labels with counts."""
+    """Of `count` conditions: the share of "yes" (K,) and the correlations (K, K)."""
 
     names: tuple[str, ...]
     count: int
     frequencies: Tensor
     correlations: Tensor
-    contradictions: dict[str, int]
-
-    def to_json(self) -> dict:
-        """Rounded to four digits."""
-        values = self._asdict().items()
-        return {name: v.round(decimals=4).tolist() if isinstance(v, Tensor) else v for name, v in values}
 
 
 def label_statistics(conds: Tensor, attributes: Attributes) -> LabelStatistics:
-    """Frequencies, correlations (0 for an attribute that never varies) and contradictions of labels (N, K) in {-1, +1}."""
+    """Frequencies and correlations (0 for an attribute that never varies) of labels (N, K) in {-1, +1}."""
     if conds.ndim != 2 or len(conds) == 0 or conds.shape[1] != len(attributes):
         raise ValueError(f"label_statistics takes labels (N, {len(attributes)}), N > 0, got {tuple(conds.shape)}.")
     yes = (conds > 0).double()
-    pairs = [pair for pair in CONTRADICTIONS if {*pair} <= {*attributes}]
-    both = {" and ".join(pair): int(yes[:, [attributes.index(name) for name in pair]].prod(1).sum()) for pair in pairs}
     correlations = torch.corrcoef(yes.T).nan_to_num(0.0)
-    return LabelStatistics(attributes.names, len(yes), yes.mean(0), correlations, both)
+    return LabelStatistics(attributes.names, len(yes), yes.mean(0), correlations)

@@ -7,7 +7,6 @@ its balanced accuracy there stands beside every value.
 """
 
 import math
-from statistics import NormalDist
 from typing import NamedTuple
 
 import torch
@@ -131,68 +130,6 @@ def class_accuracy(model, classifier, guidance_scale, per_class: int, steps=10, 
     cond = torch.eye(len(classifier.attributes)).repeat(per_class, 1)
     x = generate(model, cond, guidance_scale=guidance_scale, steps=steps, sampler=sampler, seed=seed, batch_size=100)
     return class_hits(x, cond, classifier)
-
-
-class Leak(NamedTuple):
-    """By how much specifying one attribute changes the predicted rate of another; excess = generated - real.
-
-    `significant`: the excess differs from zero after a Bonferroni correction for all cells of the matrix.
-    """
-
-    specified: str
-    affected: str
-    generated: Interval
-    real: Interval
-    excess: Interval
-    significant: bool
-
-
-class Leakage(NamedTuple):
-    """All cells of the leakage matrix, row by row."""
-
-    rows: tuple[Leak, ...]
-
-    def matrix(self, part: str = "excess") -> Tensor:
-        """(specified, affected) of `excess`, `generated` or `real`, float64; NaN where there are no such images."""
-        values = torch.tensor([getattr(cell, part).value for cell in self.rows], dtype=torch.float64)
-        return values.reshape(len({cell.specified for cell in self.rows}), -1)
-
-    def strongest(self, count: int = 10) -> list[Leak]:
-        """The significant cells off the diagonal, the largest excess first."""
-        cells = [cell for cell in self.rows if cell.significant and cell.specified != cell.affected]
-        return sorted(cells, key=lambda cell: -abs(cell.excess.value))[:count]
-
-
-def leakage(predicted: Tensor, cond: Tensor, predicted_real: Tensor, real: AttributeDataset) -> Leakage:
-    """The leakage matrix, of conditions (B, K) that specify one attribute alone; others do not count.
-
-        leak(i, j) = P(j | i specified) - P(j | not i specified)  -  the same among real images with and without i
-
-    P is the rate at which the classifier predicts j, from its predictions on generated (B, K) and on real images (N, K), with
-    its errors in both. Beards come with men in the data too: only the excess is the model's own.
-    """
-    names = real.attributes.names
-    _check_shapes(predicted, cond, real.attributes), _check_shapes(predicted_real, real.conds, real.attributes)
-    alone = (cond != 0).sum(1) == 1
-    columns = [i for i in range(len(names)) if (cond[alone, i] != 0).any()]
-    if not columns:
-        raise ValueError("leakage takes conditions that specify one attribute alone, and none of these does.")
-    bonferroni = NormalDist().inv_cdf(1 - 0.025 / (len(columns) * max(1, len(names) - 1)))
-
-    def change(groups, j, z):
-        if not all(map(len, groups)):
-            return NOT_AVAILABLE
-        return difference(*(wilson(int((rows[:, j] > 0).sum()), len(rows), z) for rows in groups))
-
-    cells = []
-    for i in columns:
-        groups = [[predicted[alone & (cond[:, i].sign() == sign)] for sign in (1, -1)]]
-        groups.append([predicted_real[real.conds[:, i] == sign] for sign in (1, -1)])
-        for j, name in enumerate(names):
-            ours, data = (change(group, j, 1.96) for group in groups)
-            wide = difference(*(change(group, j, bonferroni) for group in groups))
-            cells.append(Leak(names[i], name, ours, data, difference(ours, data), wide.low > 0 or wide.high < 0))
-    return Leakage(tuple(cells))
 
 
 def _check_shapes(predicted: Tensor, cond: Tensor, attributes: Attributes) -> None:

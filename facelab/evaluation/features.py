@@ -157,9 +157,9 @@ def extract_features(images: Tensor, extractor: Extractor, progress: bool = Fals
     return torch.cat([extractor.extract(to_uint8(batch).expand(-1, 3, -1, -1)).float() for batch in batches])
 
 
-def efficientnet_features(images: Tensor, progress: bool = False) -> Tensor:
-    """(N, 1280) features of EfficientNet-Lite0, trained on ImageNet, as of `extract_features`."""
-    return extract_features(images, _efficientnet(images.device), progress)
+def efficientnet_features(images: Tensor) -> Tensor:
+    """(N, 1280) features of EfficientNet-Lite0, trained on ImageNet, as of `extract_features`; with a progress bar."""
+    return extract_features(images, extractor("efficientnet"), progress=True)
 
 
 def save_features(file: Path | str, features: Tensor, **about) -> Path:

@@ -38,10 +38,11 @@ class Interval(NamedTuple):
 NOT_AVAILABLE = Interval(math.nan, math.nan, math.nan)
 
 
-def wilson(hits: float, n: int, z: float = 1.96) -> Interval:
+def wilson(hits: float, n: int) -> Interval:
     """The proportion hits / n; hits may be fractional, as weighted ones are."""
     if not 0 <= hits <= n or n == 0:
         raise ValueError(f"hits must lie between 0 and n, and n above 0; got {hits} of {n}.")
+    z = 1.96  # 95 %
     p, scale = hits / n, 1 + z**2 / n
     center, half = (p + z**2 / (2 * n)) / scale, z / scale * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
     # At 0 and n hits the interval ends exactly there, which rounding would miss.

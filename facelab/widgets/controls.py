@@ -1,6 +1,5 @@
-"""What the widgets share: a slider with a name for screen readers, images with alt text, and an SVG line chart."""
+"""What the widgets share: a slider with a name for screen readers, images side by side, and an SVG line chart."""
 
-import base64
 import html
 
 import ipywidgets
@@ -9,7 +8,7 @@ from torch import Tensor
 
 BLUE, RED, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
 LABEL = {"description_width": "120px"}
-# On white, so that a dark theme does not swallow black lines.
+# The style of an image: on white, so that a dark theme does not swallow black lines.
 WHITE = "background: white; padding: 4px; border-radius: 4px; max-width: 100%; box-sizing: border-box; margin: 0"
 
 
@@ -29,12 +28,6 @@ class LabelledSlider(ipywidgets.HBox):
         rounded = (lambda value: round(value, 6),) * 2  # a slider's own value is 0.020000000000000004
         ipywidgets.link((self.slider, "value"), (self.number, "value"), transform=rounded)
         super().__init__([self.number, self.slider], layout={"flex_flow": "row wrap"})
-
-
-def img(data: bytes, alt: str, style: str = WHITE) -> str:
-    """HTML of a PNG or SVG image; `ipywidgets.Image` has no alt text."""
-    kind, code = "png" if data.startswith(b"\x89PNG") else "svg+xml", base64.b64encode(data).decode()
-    return f'<img src="data:image/{kind};base64,{code}" alt="{html.escape(alt)}" style="{style}">'
 
 
 def row(images: list[str]) -> str:
@@ -59,10 +52,10 @@ def status(show) -> str:
     return f'<div role="status" style="line-height: 1.5; margin: 4px 0">{text}</div>'
 
 
-def line_chart(lines: dict[str, tuple[Tensor, str]], grid: dict[float, str], at: int, first: int = 0) -> bytes:
+def line_chart(lines: dict[str, tuple[Tensor, str]], grid: dict[float, str], at: int) -> bytes:
     """An SVG of {name: (heights (N,) in [0, 1], colour)}, with a dot at index `at`; ten times as fast as matplotlib.
 
-    Grey lines are thin, behind the others and without a dot. `grid` labels heights; `first` is the number of index 0.
+    Grey lines are thin, behind the others and without a dot. `grid` labels heights.
     """
     count = len(next(iter(lines.values()))[0])
 
@@ -74,7 +67,7 @@ def line_chart(lines: dict[str, tuple[Tensor, str]], grid: dict[float, str], at:
 
     names = "".join(f'<tspan fill="{colour}" dx="8">{name}</tspan>' for name, (_, colour) in lines.items())
     parts = [f'<text x="30" y="15">{names}</text>', f'<path d="M{x(at)} 26V174" stroke="{GREY}"/>']
-    parts += [f'<text x="{x(i)}" y="188" text-anchor="middle">{i + first}</text>' for i in (0, count - 1)]
+    parts += [f'<text x="{x(i)}" y="188" text-anchor="middle">{i}</text>' for i in (0, count - 1)]
     for height, label in grid.items():
         parts.append(f'<path d="M38 {y(height)}H266" stroke="#dddddd"/>')
         parts.append(f'<text x="33" y="{y(height) + 4}" text-anchor="end">{label}</text>')

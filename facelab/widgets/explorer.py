@@ -24,10 +24,10 @@ from torch import Tensor
 
 from facelab.attributes import CELEBA, DIGITS, SYNTHETIC, Attributes
 from facelab.guidance import WEAK_SCALE, autoguidance, cfg
-from facelab.images import generation_record, open_image, png_bytes, save_png, to_uint8
+from facelab.images import generation_record, img, open_image, png_bytes, save_png, to_uint8
 from facelab.pretrained import Pretrained, load
 from facelab.samplers import default_sampler, noise, trajectory
-from facelab.widgets.controls import LABEL, LabelledSlider, img, one_sentence
+from facelab.widgets.controls import LABEL, LabelledSlider, one_sentence
 
 FIRST_SEED = 5  # a person whom the shipped weights generate well under every condition
 COUNTS = {"one image": 1, "four images": 4}

@@ -14,10 +14,10 @@ import ipywidgets
 import torch
 from torch import Tensor
 
-from facelab.images import png_bytes
+from facelab.images import img, png_bytes
 from facelab.samplers import noise
 from facelab.schedules import SCHEDULES, Schedule, cosine
-from facelab.widgets.controls import BLUE, GREEN, GREY, LABEL, RED, LabelledSlider, img, line_chart, row, status
+from facelab.widgets.controls import BLUE, GREEN, GREY, LABEL, RED, WHITE, LabelledSlider, line_chart, row, status
 
 # The shape parameter of each schedule: its name in the schedule's function, label, lowest and highest value, step.
 PARAMETERS = {
@@ -90,8 +90,8 @@ class ScheduleDesign:
         ends = " ".join(map(self.mixture, (0, self.t, self.num_timesteps - 1)))
         alt = f"of {self.schedule!r} by timestep. {ends} Thin: cosine."
         return [
-            img(line_chart(rates, {0: "0", 0.5: "0.5", 1: "1"}, self.t), f"Signal and noise {alt}"),
-            img(line_chart(snrs, powers, self.t), f"Signal-to-noise ratio {alt}"),
+            img(line_chart(rates, {0: "0", 0.5: "0.5", 1: "1"}, self.t), f"Signal and noise {alt}", WHITE),
+            img(line_chart(snrs, powers, self.t), f"Signal-to-noise ratio {alt}", WHITE),
         ]
 
     def images(self, x_0: Tensor) -> list[str]:
@@ -100,10 +100,10 @@ class ScheduleDesign:
         # The same noise at every timestep and for every schedule.
         eps, scale = noise(1, tuple(x_0.shape)).expand(9, -1, -1, -1), max(1, -(-84 // x_0.shape[-1]))
         x_t = self.schedule.add_noise(x_0.cpu().float()[None], eps, torch.tensor(timesteps)).clamp(-1, 1)
-        shown = [img(png_bytes(x_t[0], scale=2 * scale), f"The noisy image. {self.mixture()}")]
+        shown = [img(png_bytes(x_t[0], scale=2 * scale), f"The noisy image. {self.mixture()}", WHITE)]
         for part in (slice(1, 5), slice(5, 9)):
             alt = f"The forward process at timesteps {', '.join(map(str, timesteps[part]))}."
-            shown.append(img(png_bytes(x_t[part], columns=4, scale=scale), alt))
+            shown.append(img(png_bytes(x_t[part], columns=4, scale=scale), alt, WHITE))
         return shown
 
 
