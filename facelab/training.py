@@ -46,7 +46,8 @@ class TrainConfig:
         lr: reached over the first `warmup` share of the steps; then constant, or lowered to 0 along a cosine.
         ema_decays: one EMA of the weights each; at update n a decay is at most (1 + n) / (10 + n).
         max_grad_norm: gradients are clipped to this norm; 0 for no clipping.
-        timestep_sampling: "logit-normal" favours the middle of the schedule (Esser et al. 2024, section 3.1).
+        timestep_sampling: "logit-normal" favours the middle of the schedule (Esser et al. 2024, section 3.1); "edm" little noise:
+            on rectified flow log(sigma / signal) is normal with mean -1.2 and standard deviation 1.2 (Karras et al. 2022, table 1).
         flip, shift: mirror half of the images; move each by up to `shift` pixels.
         cond_dropout: "partial" (`drop_attributes`), "whole" (`drop_condition`) or "none".
         rare_fraction: the share of a batch that is sampled by the rarer value of an attribute, all attributes alike, without
@@ -76,7 +77,7 @@ class TrainConfig:
 
     def __post_init__(self):
         choices = {"optimizer": OPTIMIZERS, "lr_schedule": LR_SCHEDULES, "cond_dropout": COND_DROPOUT}
-        choices |= {"timestep_sampling": ("uniform", "logit-normal"), "loss_weighting": ("none", "min-snr", "edm")}
+        choices |= {"timestep_sampling": ("uniform", "logit-normal", "edm"), "loss_weighting": ("none", "min-snr", "edm")}
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}.")
@@ -144,9 +145,10 @@ class Batch(NamedTuple):
         if rare := round(config.rare_fraction * size):
             rows[:rare] = _rare(dataset.minority_indices, rare, generator("rare"))
         x_0, cond = dataset[torch.stack(rows)]
-        uniform = config.timestep_sampling == "uniform"
+        uniform, edm = config.timestep_sampling == "uniform", config.timestep_sampling == "edm"
         u = (torch.rand if uniform else torch.randn)(len(x_0), generator=generator("timesteps"))
-        t = to_timesteps(u if uniform else u.sigmoid(), num_timesteps)
+        u = u if uniform else (1.2 * u - 1.2).sigmoid() if edm else u.sigmoid()
+        t = to_timesteps(u, num_timesteps)
         eps = torch.randn(x_0.shape, generator=generator("noise"))
         x_0 = _augment(x_0, config, generator("augmentation"))
         groups = getattr(dataset, "column_groups", None)

@@ -204,7 +204,7 @@ def arguments() -> argparse.ArgumentParser:
     add("--rare-fraction", type=float, help="the share of each batch that is sampled by rare attribute values")
     add("--ema", type=float, nargs="+", metavar="DECAY", help="the first is saved as the weights, others beside it")
     add("--schedule", choices=SCHEDULES, help="the noise schedule")
-    add("--timestep-sampling", choices=("uniform", "logit-normal"))
+    add("--timestep-sampling", choices=("uniform", "logit-normal", "edm"))
     add("--loss-weighting", choices=("none", "min-snr", "edm"))
     add(
         "--net",
