@@ -77,7 +77,10 @@ class TrainConfig:
 
     def __post_init__(self):
         choices = {"optimizer": OPTIMIZERS, "lr_schedule": LR_SCHEDULES, "cond_dropout": COND_DROPOUT}
-        choices |= {"timestep_sampling": ("uniform", "logit-normal", "edm"), "loss_weighting": ("none", "min-snr", "edm")}
+        choices |= {
+            "timestep_sampling": ("uniform", "logit-normal", "edm"),
+            "loss_weighting": ("none", "min-snr", "edm"),
+        }
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}.")

@@ -86,13 +86,14 @@ def test_images_stay_with_their_conditions_which_are_dropped_as_configured():
 # Batches
 
 
-def test_logit_normal_timesteps_come_more_from_the_middle():
-    count, config = 20_000, TrainConfig(1, 20_000, timestep_sampling="logit-normal")
+@pytest.mark.parametrize(("sampling", "mean", "std"), [("logit-normal", 0, 1), ("edm", -1.2, 1.2)])
+def test_the_logits_of_timesteps_are_normal(sampling, mean, std):
+    count, config = 20_000, TrainConfig(1, 20_000, timestep_sampling=sampling)
     u = Batch.sample(random_dataset(500, (1, 1, 1)), config, 0).t / 1000
-    # The logit is standard normal, so a fraction of Phi(1) - Phi(-1) is between its +1 and -1.
-    middle = (u > 1 / (1 + math.e)) & (u < 1 / (1 + math.exp(-1)))
-    assert abs(middle.double().mean() - math.erf(0.5**0.5)) < 4.5 * (0.68 * 0.32 / count) ** 0.5 + 0.001
-    assert abs(u.median() - 0.5) < 0.02
+    for z in (-1, 0, 1):
+        below = (u < 1 / (1 + math.exp(-mean - std * z))).double().mean()
+        share = (1 + math.erf(z * 0.5**0.5)) / 2
+        assert abs(below - share) < 4.5 * (share * (1 - share) / count) ** 0.5 + 0.001
 
 
 def test_an_epoch_sees_every_image_once_and_batches_run_across_its_end():
