@@ -3,7 +3,9 @@
 import atexit
 import os
 import shutil
+import sys
 import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +18,9 @@ os.environ.setdefault("FACELAB_DEVICE", "cpu")
 os.environ |= {"FACELAB_OFFLINE": "1", "FACELAB_CACHE": f"{SCRATCH}/cache"}
 os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", f"{SCRATCH}/hypothesis")
 
+ROOT = Path(__file__).resolve().parents[1]
+# Scripts that tests import.
+sys.path += [str(ROOT / folder) for folder in ("data/make", "notebooks", "tests/benchmarks")]
 pytest.register_assert_rewrite("oracle")
 
 import torch  # noqa: E402
@@ -29,6 +34,20 @@ here_only(TRIED.append)
 def stays_here():
     """A test that tries to reach another machine fails, even where the refusal was caught."""
     with no_connections():
+        yield
+
+
+@pytest.fixture
+def no_data(tmp_path, monkeypatch):
+    """Neither FACELAB_DATA nor anything in the cache, whose folder it is."""
+    monkeypatch.delenv("FACELAB_DATA", raising=False)
+    monkeypatch.setenv("FACELAB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def without_gradients():
+    with torch.no_grad():
         yield
 
 

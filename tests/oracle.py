@@ -3,11 +3,15 @@
 A check takes the module to be checked, so that the real one and a copy with a fault in it go through the same lines.
 """
 
+import base64
 import contextlib
+import http.server
 import inspect
+import io
 import math
 import re
 import tempfile
+import threading
 import types
 from fractions import Fraction
 from pathlib import Path
@@ -17,12 +21,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 from torch.testing import assert_close
 
-from facelab import schedules
-from facelab.analytic import IdealDenoiser
-from facelab.attributes import DIGITS, Attributes
-from facelab.classifier import AttributeClassifier
-from facelab.data.dataset import AttributeDataset
-from facelab.denoiser import Denoiser
+from facelab import DIGITS, AttributeClassifier, AttributeDataset, Attributes, Denoiser, IdealDenoiser, schedules
 
 NAMES = ("Beard", "Hat", "Smile")
 SHAPE = (1, 8, 8)
@@ -32,8 +31,34 @@ TWO_GAUSSIANS = {(0,): (0.0, 1.0), (1,): (0.5, 0.5)}
 BETAS = {"linear": "linear", "cosine": "squaredcos_cap_v2"}  # our name: diffusers' beta_schedule
 
 
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
 def randn(*shape, seed=0, dtype=torch.float64):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+    return torch.randn(shape, generator=generator(seed), dtype=dtype)
+
+
+def normal(count, size, seed=0, mean=0.0, sd=1.0):
+    """Features of `count` images."""
+    return randn(count, size, seed=seed) * sd + mean
+
+
+def random_images(count, side=8, seed=0):
+    return torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=generator(seed))
+
+
+def encoded(image, kind="PNG", **options) -> bytes:
+    """The content of an image's file."""
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+def images_in(page: str) -> list[tuple[bytes, str]]:
+    """(bytes, alt) of each <img> of a page."""
+    found = re.findall(r'<img src="data:image/[a-z+]+;base64,([^"]+)" alt="([^"]+)"', page)
+    return [(base64.b64decode(code), alt) for code, alt in found]
 
 
 def tiny(**settings) -> Denoiser:
@@ -135,6 +160,18 @@ def ideal_set(schedule, count=6, shape=(1, 2, 2)) -> IdealDenoiser:
     return IdealDenoiser(randn(count, *shape).clamp(-1, 1), torch.ones(count, 1), schedule)
 
 
+@contextlib.contextmanager
+def serving(handler):
+    """A local HTTP server in a thread of its own."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
 def one_sentence(text) -> bool:
     """One line of at most 300 characters that ends as a sentence does, with no other sentence before it."""
     text = str(text)
@@ -165,9 +202,6 @@ def is_fraction(found, fraction, count):
     assert abs(float(found) - fraction) < 4.5 * error, f"{found} and not {fraction}"
 
 
-# The checks.
-
-
 def reference_scheduler(cls, beta_schedule, clip, steps, **options):
     """A scheduler of diffusers, computed in float64: in its float32, 1 - alpha_bar - variance loses digits to cancellation."""
     options |= {"prediction_type": "sample", "clip_sample": clip, "timestep_spacing": "trailing"}
@@ -195,7 +229,7 @@ def each_image_has_its_own_timestep(schedules):
             assert_close(method(x_0, eps, t), torch.cat(alone), rtol=0, atol=1e-12)
 
 
-def timesteps_are_evenly_spaced_from_the_last(schedules):
+def timesteps_are_evenly_spaced(schedules):
     """Exactly the rounded 1000 (steps - i) / steps, less one; a tie may be rounded either way."""
     for steps in (1, 2, 3, 7, 10, 48, 50, 61, 250, 999, 1000):
         timesteps = schedules.linear().timesteps(steps)

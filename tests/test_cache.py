@@ -81,9 +81,8 @@ def test_reading_images_does_not_fill_the_memory():
         return int(re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
 
     count, pixels = 8000, np.arange(3 * 64 * 64).astype(np.uint8).reshape(3, 64, 64)
-    images, _, _ = cached_images(
-        "many", pixels.shape, lambda: (count, ((pixels, np.ones(2, np.int8)) for _ in range(count)))
-    )
+    rows = ((pixels, np.ones(2, np.int8)) for _ in range(count))
+    images, _, _ = cached_images("many", pixels.shape, lambda: (count, rows))
     images[:50].float()
     before = anonymous()
     for start in range(0, count, 50):

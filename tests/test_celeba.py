@@ -1,13 +1,11 @@
 """CelebA from every layout gives the same images and labels; damaged files, the download, label statistics."""
 
 import http.server
-import io
 import json
 import os
 import shutil
 import subprocess
 import sys
-import threading
 import zipfile
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from make_celeba import official_folder
+from oracle import encoded, serving
 from PIL import Image
 from torch.testing import assert_close
 
@@ -38,22 +37,6 @@ def folder(made, tmp_path, monkeypatch):
     monkeypatch.setenv("FACELAB_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("FACELAB_CACHE", str(tmp_path / "cache"))
     return tmp_path / "data" / "celeba"
-
-
-@pytest.fixture
-def no_data(tmp_path, monkeypatch):
-    monkeypatch.delenv("FACELAB_DATA", raising=False)
-    monkeypatch.setenv("FACELAB_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-def encoded(image, kind="JPEG"):
-    content = io.BytesIO()
-    image.save(content, kind, **({"quality": 95, "subsampling": 0} if kind == "JPEG" else {}))
-    return content.getvalue()
-
-
-# The layouts
 
 
 def kaggle(folder):
@@ -85,7 +68,7 @@ def small(folder):
     with zipfile.ZipFile(folder / "celeba64_train.zip", "w") as packed:
         for file in (folder / "img_align_celeba").iterdir():
             image = Image.fromarray(to_64(file.read_bytes()).transpose(1, 2, 0))
-            packed.writestr(f"celeba64/{file.stem}.png", encoded(image, "PNG"))
+            packed.writestr(f"celeba64/{file.stem}.png", encoded(image))
     shutil.rmtree(folder / "img_align_celeba")
 
 
@@ -160,10 +143,10 @@ def test_a_partial_folder_is_enough_and_score_is_valid_without_test_images(folde
 def test_the_crop_has_no_row_of_the_border_and_the_reduction_is_antialiased():
     image = Image.new("RGB", (178, 218))
     image.paste((255, 255, 255), (0, 20, 178, 198))
-    assert to_64(encoded(image, "PNG")).min() == 255
+    assert to_64(encoded(image)).min() == 255
     stripes = np.zeros((218, 178, 3), np.uint8)
     stripes[:, ::2] = 255
-    assert abs(to_64(encoded(Image.fromarray(stripes), "PNG"))[:, :, 4:-4].astype(float) - 127.5).max() < 20
+    assert abs(to_64(encoded(Image.fromarray(stripes)))[:, :, 4:-4].astype(float) - 127.5).max() < 20
 
 
 def test_default_faces_are_celebas_where_it_is_available(folder):
@@ -177,9 +160,8 @@ def test_without_celeba_one_sentence_says_what_to_do(no_data):
         with pytest.raises(ValueError, match=r"no images of CelebA.*download=True.*put img_align_celeba\.zip") as error:
             ask("train")
         assert "\n" not in str(error.value)
-
-
-# Preparation and damage
+    with pytest.raises(ValueError, match="CelebA.*FACELAB_OFFLINE"):
+        celeba("train", download=True)
 
 
 def test_images_are_prepared_once_for_exactly_these_files(folder, monkeypatch):
@@ -222,9 +204,6 @@ def test_labels_of_another_encoding_are_refused(folder):
         celeba_conds("train")
 
 
-# The download
-
-
 @pytest.fixture
 def hub(made, tmp_path, monkeypatch):
     """A local server that answers as the Hugging Face hub does."""
@@ -254,12 +233,9 @@ def hub(made, tmp_path, monkeypatch):
 
         do_HEAD = do_GET
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.requests, server.files = [], files
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    with serving(Hub) as server:
+        server.requests, server.files = [], files
+        yield server
 
 
 def fetch(server, cache, size="20k", times=1):
@@ -293,13 +269,6 @@ def test_a_failed_download_says_what_was_tried_and_how_to_do_it_by_hand(hub, tmp
     assert not (tmp_path / "cache/celeba-20k").exists()
 
 
-def test_offline_nothing_is_downloaded(no_data):
-    with pytest.raises(ValueError, match="CelebA.*FACELAB_OFFLINE"):
-        celeba("train", download=True)
-
-
-# Label statistics
-
 NAMES = Attributes(["Bald", "Bangs", "Smiling"])
 LABELS = torch.tensor([[1, 1, 1], [1, -1, 1], [-1, -1, 1], [-1, -1, 1]], dtype=torch.int8)
 
@@ -317,8 +286,6 @@ def test_label_statistics():
 
 
 # The real files, where FACELAB_DATA has them
-
-
 def real(name):
     folders = [Path(one) for one in os.environ.get("FACELAB_DATA", "").split(os.pathsep) if one]
     found = [file for folder in folders for file in (folder / name, folder / "celeba" / name) if file.is_file()]
@@ -334,7 +301,9 @@ def test_the_real_originals_become_the_real_64x64_images():
         assert len(both) > 30
         for name in both:
             ours = Image.fromarray(to_64(originals.read(name)).transpose(1, 2, 0))
-            assert np.array_equal(to_64(encoded(ours)), to_64(reduced.read(members[name[-10:]])))
+            assert np.array_equal(
+                to_64(encoded(ours, "JPEG", quality=95, subsampling=0)), to_64(reduced.read(members[name[-10:]]))
+            )
 
 
 def test_the_real_lists():

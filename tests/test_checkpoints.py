@@ -80,20 +80,14 @@ def test_dropout_and_running_statistics_resume_to_the_same_bits(tmp_path):
         assert equal(again[0], whole[0]) and again[1] == whole[1]
 
 
-@pytest.mark.parametrize("moment", ["forward", "optimizer", "saving"])
-def test_an_interrupt_at_any_moment_loses_nothing(uninterrupted, tmp_path, monkeypatch, moment):
-    place = {
-        "forward": (training, "denoising_loss"),
-        "optimizer": (torch.optim.AdamW, "step"),
-        "saving": (torch, "save"),
-    }
-    (where, name), calls = place[moment], []
-    real = getattr(where, name)
+@pytest.mark.parametrize("where, name", [(training, "denoising_loss"), (torch.optim.AdamW, "step"), (torch, "save")])
+def test_an_interrupt_at_any_moment_loses_nothing(uninterrupted, tmp_path, monkeypatch, where, name):
+    real, calls = getattr(where, name), []
 
     def interrupted(*args, **kwargs):
         calls.append(1)
         if len(calls) == 4:
-            if moment == "optimizer":
+            if name == "step":
                 real(*args, **kwargs)
             raise KeyboardInterrupt
         return real(*args, **kwargs)
@@ -138,8 +132,6 @@ def test_device_precision_and_threads_are_those_of_the_machine_that_resumes(tmp_
 
 
 # Kills, each in a copy of this process
-
-
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork a process")
 
 
@@ -189,9 +181,6 @@ def test_ctrl_c_at_random_moments_ends_in_the_same_bits(tmp_path, uninterrupted)
     assert equal(net, uninterrupted.net) and losses == uninterrupted.losses
 
 
-# Damaged and foreign files
-
-
 @pytest.mark.parametrize("kind", ["flipped bit", "truncated", "empty", "pickle", "a checkpoint that runs code"])
 def test_a_damaged_checkpoint_is_replaced_by_the_one_before(uninterrupted, tmp_path, kind):
     stop_at(5, tmp_path / "run", save_every=0)
@@ -231,9 +220,6 @@ def test_a_checkpoint_of_facelab_0_1_is_named(tmp_path):
     (tmp_path / "step-000000003-abcdef.safetensors").write_bytes(b"old")
     with refused("has checkpoints of facelab 0.1: use another folder"):
         trained(tmp_path)
-
-
-# Disks
 
 
 def test_a_full_disk_is_a_warning_and_the_training_goes_on(uninterrupted, tmp_path, monkeypatch):

@@ -11,11 +11,7 @@ from torch.testing import assert_close
 from facelab.attributes import DIGITS
 from facelab.classifier import AttributeClassifier
 
-
-@pytest.fixture(autouse=True)
-def without_gradients():
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("without_gradients")
 
 
 def classifier(exclusive=False, **settings):

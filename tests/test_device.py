@@ -76,8 +76,3 @@ def test_nothing_is_downloaded_offline(monkeypatch):
     monkeypatch.delenv("PYTEST_CURRENT_TEST")
     monkeypatch.setenv("FACELAB_OFFLINE", "0")
     device.check_online("weights")
-
-
-def test_digest(tmp_path):
-    (tmp_path / "file").write_bytes(b"abc")
-    assert device.digest(tmp_path / "file").startswith("ba7816bf")

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler
-from oracle import SHAPE, Fake, ideal_set, randn, refused, tiny
+from oracle import SHAPE, Fake, randn, refused, tiny
 from torch.testing import assert_close
 
 from facelab.analytic import GaussianDenoiser, IdealDenoiser
@@ -33,9 +33,6 @@ def exact_noise(schedule, x_0, mean, std):
     """Where the exact ODE leads from x_0: the number of standard deviations from the mean stays the same."""
     signal, sigma = schedule(len(schedule) - 1)
     return signal * mean + math.hypot(signal * std, sigma) * (x_0 - mean) / std
-
-
-# inversion
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
@@ -109,24 +106,14 @@ def test_inversion_clips_nothing_and_preserves_the_dtype():
     assert not ddim_invert(net, x_0, torch.zeros(3), ddim(net.schedule), 3).requires_grad
 
 
-def test_an_ideal_denoiser_returns_the_images_of_its_set():
-    schedule = rectified_flow()
-    denoise = ideal_set(schedule)
-    x_T = ddim_invert(denoise, denoise.x_0[:3], NO_COND, ddim(schedule), 50)
-    assert_close(sample(denoise, x_T, NO_COND, ddim(schedule), 50), denoise.x_0[:3], rtol=0, atol=1e-3)
-
-
 INVERT = functools.partial(ddim_invert, Fake(), X_0, NO_COND, ddim(rectified_flow()), 5)
 EDIT = functools.partial(edit, Fake(), X_0, NO_COND, NO_COND, ddim(rectified_flow()), 5)
 SDEDIT = functools.partial(sdedit, Fake(), X_0, NO_COND, sampler=ddim(rectified_flow()), steps=20)
+STRENGTHS = (0, -0.1, 0.04, 1.1, math.nan, True, "half")
 WRONG = {
     "fixed_point_iters must be a whole number": (INVERT, "fixed_point_iters", (-1, 1.5, True, None)),
     "mask_threshold must be from 0": (EDIT, "mask_threshold", (-0.1, 1, 1.5, math.nan, True, None)),
-    r"strength must be from 0.05 \(the cleanest of 20 steps\) to 1": (
-        SDEDIT,
-        "strength",
-        (0, -0.1, 0.04, 1.1, math.nan, True, "half"),
-    ),
+    r"strength must be from 0.05 \(the cleanest of 20 steps\) to 1": (SDEDIT, "strength", STRENGTHS),
 }
 
 
@@ -148,9 +135,6 @@ def test_only_stochastic_samplers_are_refused():
     assert ddim_invert(gaussian(cosine()), X_0, NO_COND, deterministic, 5).isfinite().all()
     samplers = ddim(cosine()), ddim(cosine(), generator=torch.Generator())
     assert_close(*(ddim_invert(gaussian(cosine()), X_0, NO_COND, sampler, 5, 2) for sampler in samplers))
-
-
-# editing
 
 
 @pytest.mark.parametrize("schedule", [rectified_flow(), cosine()], ids=repr)
@@ -279,16 +263,10 @@ def test_sdedit_does_its_share_of_the_steps(strength):
 )
 def test_images_that_cannot_be_edited_get_one_sentence(given, conds, message):
     cond, sampler = torch.zeros(conds, 1), ddim(rectified_flow())
-    for function, others in (
-        (ddim_invert, (cond, sampler)),
-        (edit, (NO_COND, cond, sampler)),
-        (sdedit, (cond, 0.5, sampler)),
-    ):
+    others = {ddim_invert: (cond, sampler), edit: (NO_COND, cond, sampler), sdedit: (cond, 0.5, sampler)}
+    for function in others:
         with refused(message):
-            function(Fake(), given, *others, 5)
-
-
-# interpolation
+            function(Fake(), given, *others[function], 5)
 
 
 def test_lerp_has_both_ends_and_even_steps():

@@ -15,12 +15,10 @@ import torch
 from oracle import Fake, TwoGaussians, randn, tiny
 from torch.testing import assert_close
 
-from facelab.analytic import GaussianDenoiser, IdealDenoiser
+from facelab import DDIM, DDPM, GaussianDenoiser, IdealDenoiser, cfg, noise
 from facelab.course.exercises import exercise
 from facelab.evaluation.likelihood import elbo, log_snr_timesteps
 from facelab.evaluation.metrics import frechet_distance, inception_score, kernel_distance
-from facelab.guidance import cfg
-from facelab.samplers import DDIM, DDPM, noise
 from facelab.schedules import SCHEDULES, cosine, linear, rectified_flow
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
@@ -54,9 +52,6 @@ def reference(name: str):
     return exercise(name).reference
 
 
-# 01 Noise schedules
-
-
 @checks("01", r"x_t = \sqrt{1-\beta_t}\;x_{t-1} + \sqrt{\beta_t}\;\epsilon_t \qquad\text{(eq. 2)}")
 @checks("01", r"\bar\alpha_t = \prod_{i=0}^{t} (1-\beta_i)")
 @checks("01", r"1-v=\bar\alpha_t")
@@ -74,11 +69,15 @@ def the_forward_chain():
 
 @checks("01", r"x_t = \sqrt{\bar\alpha_t}\;x_0 + \sqrt{1-\bar\alpha_t}\;\epsilon \qquad\text{(Ho et al. 2020, eq. 4)}")
 @checks("01", r"\bar\alpha = 0.5")
+@checks("02", r"x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\epsilon")
+@checks("02", r"\text{signal}_t=\sqrt{\bar\alpha_t}")
+@checks("02", r"\sigma_t=\sqrt{1-\bar\alpha_t}")
 def forward_process():
     x_0, eps = randn(2, 1, 3, 3), randn(2, 1, 3, 3, seed=1)
     for schedule in (linear(), cosine()):
         for t in TIMESTEPS:
             alpha_bar = schedule.alpha_bar[t].item()
+            assert_close(schedule(t), (math.sqrt(alpha_bar), math.sqrt(1 - alpha_bar)))
             expected = math.sqrt(alpha_bar) * x_0 + math.sqrt(1 - alpha_bar) * eps
             assert_close(schedule.add_noise(x_0, eps, t), expected)
             assert_close(reference("add_noise")(x_0, eps, alpha_bar), expected)
@@ -112,26 +111,24 @@ def squared_cosine():
         assert_close(reference("cosine_alpha_bar")(n).double(), expected, rtol=0, atol=1e-6)
 
 
-# 02 MNIST
-
-
 @checks(
     "02",
     r"\hat x_0 = \sum_i w_i\,y_i,\qquad w = \operatorname{softmax}_i\Big(-\frac{\lVert x_t - \text{signal}_t\,y_i\rVert^2}"
     r"{2\,\sigma_t^2}\Big)",
 )
+@checks("02", r"\log p(x_t\mid y_i) = -\lVert x_t-\text{signal}_t\,y_i\rVert^2/(2\sigma_t^2)")
 def ideal_denoiser():
-    """By Bayes' rule from the density of the noise that each image would need."""
+    """By Bayes' rule from the density of independent Gaussian pixels."""
     y, conds = randn(5, 1, 2, 2).clamp(-1, 1), torch.ones(5, 1)
     for schedule in FAMILY:
         for t in (*TIMESTEPS, 999):
             signal, sigma = schedule(t)
             x_t = schedule.add_noise(y[:1], randn(1, 1, 2, 2, seed=2), t)
-            needed = [(x_t[0] - signal * one) / sigma for one in y]
-            logs = torch.stack([-(n**2).sum() / 2 for n in needed])
-            weights = (logs - logs.max()).exp() / (logs - logs.max()).exp().sum()
-            expected = sum(weight * one for weight, one in zip(weights, y, strict=True))
-            assert_close(schedule.to_eps(x_t.expand(5, -1, -1, -1), y, t), torch.stack(needed))
+            logs = -(x_t - signal * y).square().sum((1, 2, 3)) / (2 * sigma**2)
+            by_pixel = torch.distributions.Normal(signal * y, sigma).log_prob(x_t).sum((1, 2, 3))
+            assert_close(by_pixel - by_pixel[0], logs - logs[0])
+            expected = sum(weight * one for weight, one in zip(logs.softmax(0), y, strict=True))
+            assert_close(schedule.to_eps(x_t.expand(5, -1, -1, -1), y, t), (x_t - signal * y) / sigma)
             assert_close(IdealDenoiser(y, conds, schedule)(x_t, t, torch.zeros(1))[0], expected)
             assert_close(reference("ideal_denoiser")(x_t, y, signal, sigma)[0], expected)
 
@@ -160,36 +157,15 @@ def ddim_step():
 
 
 @checks("02", r"v = \text{signal}_t\,\epsilon - \sigma_t\,x_0")
-def v_prediction():
-    x_0, eps, schedule = randn(2, 1, 3, 3), randn(2, 1, 3, 3, seed=1), cosine()
-    for t in TIMESTEPS:
-        signal, sigma = schedule(t)
-        v = schedule.velocity(x_0, eps, t)
-        assert_close(v, signal * eps - sigma * x_0)
-        assert_close(schedule.to_x_0(schedule.add_noise(x_0, eps, t), v, t), x_0)
-
-
-@checks("01", r"x_t = (1-u)\;x_0 + u\;\epsilon,\qquad u = \frac{t+1}{T}")
-@checks("01", "= 1-u")
-@checks("01", "= u")
 @checks("02", r"\hat x_0 = \text{signal}_t\,x_t - \sigma_t\,\hat v")
-def x_0_from_v():
-    x_t, v = randn(2, 1, 3, 3), randn(2, 1, 3, 3, seed=1)
+def v_prediction():
+    x, y = randn(2, 1, 3, 3), randn(2, 1, 3, 3, seed=1)
     for schedule in (linear(), cosine()):
         for t in (*TIMESTEPS, 999):
             signal, sigma = schedule(t)
-            assert_close(schedule.to_x_0(x_t, v, t, "v"), signal * x_t - sigma * v)
-
-
-@checks("02", r"\log p(x_t\mid y_i) = -\lVert x_t-\text{signal}_t\,y_i\rVert^2/(2\sigma_t^2)")
-def likelihood_of_a_known_image():
-    """Up to a constant, the log-density of independent Gaussian pixels."""
-    x_t, images = randn(1, 1, 3, 3), randn(2, 1, 3, 3, seed=1)
-    for t in TIMESTEPS:
-        signal, sigma = linear()(t)
-        by_pixel = torch.distributions.Normal(signal * images, sigma).log_prob(x_t).sum((1, 2, 3))
-        ours = -(x_t - signal * images).square().sum((1, 2, 3)) / (2 * sigma**2)
-        assert_close(by_pixel[0] - by_pixel[1], ours[0] - ours[1])
+            assert_close(schedule.velocity(x, y, t), signal * y - sigma * x)
+            assert_close(schedule.to_x_0(x, y, t, "v"), signal * x - sigma * y)
+            assert_close(schedule.to_x_0(schedule.add_noise(x, y, t), schedule.velocity(x, y, t), t), x)
 
 
 @checks("08", r"u' = \frac{a\,u}{1 + (a-1)\,u}")
@@ -203,6 +179,9 @@ def shifted_timesteps():
             assert abs((t + 1) / 1000 - a * u / (1 + (a - 1) * u)) <= 0.5e-3 + 1e-9
 
 
+@checks("01", r"x_t = (1-u)\;x_0 + u\;\epsilon,\qquad u = \frac{t+1}{T}")
+@checks("01", "= 1-u")
+@checks("01", "= u")
 @checks("02", r"v=\epsilon-x_0")
 @checks("02", r"x_t = (1-u)\,x_0 + u\,\epsilon")
 @checks("08", r"x_u = (1-u)\,x_0 + u\,\epsilon")
@@ -242,16 +221,9 @@ def classifier_free_guidance():
     r"L = \operatorname{mean}\;\big( \epsilon - \hat\epsilon(x_t, t)\big)^2,\qquad "
     r"x_t = \text{signal}_t\,x_0 + \sigma_t\,\epsilon,\qquad t \text{ uniform}",
 )
-@checks("02", r"x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\epsilon")
-@checks("02", r"\text{signal}_t=\sqrt{\bar\alpha_t}")
-@checks("02", r"\sigma_t=\sqrt{1-\bar\alpha_t}")
 def noise_prediction_loss():
     x_0, eps, schedule = randn(4, 1, 3, 3), randn(4, 1, 3, 3, seed=1), linear()
     t = torch.tensor([0, 30, 500, 999])
-    for i, one in enumerate(t.tolist()):
-        alpha_bar = schedule.alpha_bar[one].item()
-        assert_close(torch.tensor(schedule(one)), torch.tensor([math.sqrt(alpha_bar), math.sqrt(1 - alpha_bar)]))
-        assert_close(schedule.add_noise(x_0, eps, t)[i], alpha_bar**0.5 * x_0[i] + (1 - alpha_bar) ** 0.5 * eps[i])
     x_t = schedule.add_noise(x_0, eps, t)
     loss = reference("eps_loss")(lambda x_t, t: 0.5 * x_t, x_0, eps, t, schedule.alpha_bar)
     assert_close(loss, ((eps - 0.5 * x_t) ** 2).sum() / x_0.numel())
@@ -321,9 +293,6 @@ def ancestral_step():
         assert_close(small.step(x_t, x_0_hat, t, t - 1), mean + math.sqrt(var) * z)
 
 
-# 04 Guidance
-
-
 @checks(
     "04",
     r"\nabla\log p_t(x_t) = \mathbb E[\nabla\log p(x_t\mid x_0)\mid x_t] = (\text{signal}_t\,\hat x_0 - x_t)/\sigma_t^2",
@@ -369,9 +338,6 @@ def spherical_interpolation():
         assert_close(reference("slerp")(a, b, u), expected)
 
 
-# 08 Samplers
-
-
 @checks("08", r"\frac{dx}{du} = v(x, u) = \hat\epsilon - \hat x_0")
 @checks("08", r"x_s = x_t + (u_s - u_t)\,v")
 @checks("08", r"x_u = (1-u)\,m + \sqrt{(1-u)^2 s^2 + u^2}\;\epsilon,\qquad x_0 = m + s\,\epsilon")
@@ -390,9 +356,6 @@ def rectified_flow_ode(m=0.3, s=0.4):
         after = t - 50
         assert_close(DDIM(schedule, clip=False).step(x_t, x_0_hat, t, after), x_t + ((after + 1) / 1000 - u) * v)
         assert_close(math.log(schedule.snr(t)) / 2, math.log(schedule(t)[0] / schedule(t)[1]))
-
-
-# 05 Evaluation
 
 
 @checks(
@@ -481,9 +444,6 @@ def elbo_is_a_bound():
         bound = (found.prior + found.steps.sum(1) + found.decoder).mean().item()
         assert_close(bound, found.total.mean().item())
         assert bits <= bound + 4 * found.total.std().item() / math.sqrt(4000) and bound < bits + 0.5
-
-
-# The list and the lessons
 
 
 def of_lesson(path: Path) -> set[tuple[str, str]]:

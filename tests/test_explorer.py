@@ -1,7 +1,6 @@
 """The explorer's state is a value, its sampler generates what `generate` does, and the view shows the newest state."""
 
 import asyncio
-import base64
 import html
 import io
 import json
@@ -16,21 +15,18 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from oracle import encoded, images_in
 from PIL import Image
 
-from facelab.attributes import CELEBA, DIGITS, SYNTHETIC, Attributes
-from facelab.classifier import AttributeClassifier
+from facelab import CELEBA, DIGITS, SYNTHETIC, AttributeClassifier, Attributes, generate, noise, rectified_flow
 from facelab.images import open_image, to_uint8
 from facelab.plots import Figure
 from facelab.pretrained import Pretrained, load
-from facelab.samplers import generate, noise
-from facelab.schedules import rectified_flow
 from facelab.widgets import explorer as module
 from facelab.widgets.explorer import AttributeExplorer, ExplorerState, StateSampler
 
 SHAPE = (3, 8, 8)
 FACE = Attributes(("Beard", "Hat", "Smile"), {"face": ("Smile", "Beard"), "worn": ("Hat",)})
-IMG = re.compile(r'<img src="data:image/png;base64,([^"]+)" alt="([^"]+)"')
 
 
 class ToyDenoiser:
@@ -76,9 +72,8 @@ def as_shown(image: torch.Tensor) -> np.ndarray:
 
 def shown(explorer) -> list[tuple[np.ndarray, str]]:
     """(pixels, alt) of each image in view."""
-    found = IMG.findall(explorer.figure.value)
-    images = [(Image.open(io.BytesIO(base64.b64decode(code))), alt) for code, alt in found]
-    return [(np.asarray(image).reshape(8, 8, -1), alt) for image, alt in images]
+    found = images_in(explorer.figure.value)
+    return [(np.asarray(Image.open(io.BytesIO(png))).reshape(8, 8, -1), alt) for png, alt in found]
 
 
 def press(explorer, *names):
@@ -106,9 +101,6 @@ def check_view(explorer):
     assert all(control.value == getattr(state, field) for field, control in explorer.sampling.fields.items())
     assert html.escape(state.code("toy")) in explorer.code.value
     assert torch.equal(explorer.cond, state.cond) and torch.equal(explorer.images, expected)
-
-
-# The state
 
 
 def test_the_values_are_the_condition():
@@ -152,9 +144,6 @@ def test_unconditional_interpolated_and_predicted_states_keep_the_noise():
     assert a.predicted(torch.tensor([0.76, 0.5, 0.24])) == a.replace(values=(1, 0, -1))
     assert a.predicted(torch.tensor([0.74, 0.26, 0.5])).values == (0, 0, 0)
     assert ExplorerState(DIGITS).predicted(torch.eye(10)[4] * 0.3).specified == {"4": 1.0}
-
-
-# The sampler
 
 
 @pytest.mark.parametrize("n, scale, values", [(1, 2.0, {"7": 1}), (4, 1.0, {"3": 0.5, "8": 0.5}), (2, 0.0, {})])
@@ -223,9 +212,6 @@ def test_the_shipped_classifiers_see_images_as_they_are_saved_and_rare_values_ar
     else:
         assert sampler.rare(state.set("Smiling", 1).set("Bald", -1)) == {}
         assert list(sampler.rare(state.set("Bald", 0.3))) == ["Bald"]
-
-
-# The view
 
 
 def test_the_first_image_is_unconditional(explorer):
@@ -345,9 +331,7 @@ def test_interpolation(explorer):
 
 
 def photo(kind="PNG") -> bytes:
-    out = io.BytesIO()
-    Image.effect_noise((20, 30), 90).convert("RGB").save(out, kind)
-    return out.getvalue()
+    return encoded(Image.effect_noise((20, 30), 90).convert("RGB"), kind)
 
 
 def choose(explorer, value):
@@ -397,113 +381,97 @@ def test_a_saved_notebook_shows_a_still(explorer):
     assert 'alt="Six states."' in bundle["text/html"] and any("widget-view" in kind for kind in bundle)
 
 
-# In an event loop, as in Jupyter
-
-
 async def settled(*explorers):
     while any(explorer._running for explorer in explorers):
         await asyncio.sleep(0.001)
 
 
-def in_a_loop(run, count=1):
-    """Run `run(*explorers)`, a coroutine function, with explorers that sample in an event loop; they must agree in the end."""
+def in_a_loop(test):
+    """Runs a coroutine function with an explorer that samples in an event loop; in the end its view agrees with its state."""
 
-    async def main():
-        views = [explore() for _ in range(count)]
-        await settled(*views)
-        await run(*views)
-        await settled(*views)
-        for view in views:
-            check_view(view)
+    def run(monkeypatch):
+        async def main():
+            explorer = explore()
+            await settled(explorer)
+            await test(explorer, monkeypatch)
+            await settled(explorer)
+            check_view(explorer)
 
-    asyncio.run(main())
+        asyncio.run(main())
+
+    return run
 
 
-def test_only_the_newest_state_is_finished(monkeypatch):
-    async def run(explorer):
-        for value in range(1, 11):
-            explorer.update(explorer.start.set("Smile", value / 10))
-            await asyncio.sleep(0)
-        await settled(explorer)
-        assert [state.specified for state in explorer.sampler.cache] == [{}, {"Smile": 1.0}]
-
+@in_a_loop
+async def test_only_the_newest_state_is_finished(explorer, monkeypatch):
     monkeypatch.setattr(module, "PREVIEW_SECONDS", 0.0001)
-    in_a_loop(run)
+    for value in range(1, 11):
+        explorer.update(explorer.start.set("Smile", value / 10))
+        await asyncio.sleep(0)
+    await settled(explorer)
+    assert [state.specified for state in explorer.sampler.cache] == [{}, {"Smile": 1.0}]
 
 
-def test_a_newer_state_stops_the_images_but_not_the_preview(monkeypatch):
-    async def run(explorer):
-        net, first, second = (
-            explorer.sampler.model.denoiser,
-            *(explorer.start.set(name, 1) for name in ("Smile", "Hat")),
-        )
-        net.calls.clear()
-        net.before = lambda: explorer.update(second) if len(net.calls) == 5 else None  # two for the preview
-        views = []
-        explorer.figure.observe(lambda change: views.append(IMG.findall(change["new"])[0][1]), "value")
-        explorer.update(first)
-        await settled(explorer)
-        sizes = [(len(x), tuple(cond[0].tolist())) for x, _, cond in net.calls]
-        assert [size for size, cond in sizes if cond == first.values] == [1, 1, 2, 2, 2]
-        assert [size for size, cond in sizes if cond == second.values] == [1, 1] + [2] * 10
-        assert ["preview" in alt for alt in views] == [True, True, False] and "Hat" in views[-1]
-
+@in_a_loop
+async def test_a_newer_state_stops_the_images_but_not_the_preview(explorer, monkeypatch):
     monkeypatch.setattr(module, "PREVIEW_SECONDS", 0.0001)
-    in_a_loop(run)
+    net = explorer.sampler.model.denoiser
+    first, second = (explorer.start.set(name, 1) for name in ("Smile", "Hat"))
+    net.calls.clear()
+    net.before = lambda: explorer.update(second) if len(net.calls) == 5 else None  # two for the preview
+    views = []
+    explorer.figure.observe(lambda change: views.append(images_in(change["new"])[0][1]), "value")
+    explorer.update(first)
+    await settled(explorer)
+    sizes = [(len(x), tuple(cond[0].tolist())) for x, _, cond in net.calls]
+    assert [size for size, cond in sizes if cond == first.values] == [1, 1, 2, 2, 2]
+    assert [size for size, cond in sizes if cond == second.values] == [1, 1] + [2] * 10
+    assert ["preview" in alt for alt in views] == [True, True, False] and "Hat" in views[-1]
 
 
-def test_an_error_of_a_state_that_was_replaced_is_not_shown():
-    async def run(explorer):
-        def fail():
-            explorer.update(explorer.start.set("Hat", 1))
-            explorer.sampler.model.denoiser.before = None
-            raise ValueError("the network failed.")
+@in_a_loop
+async def test_an_error_of_a_state_that_was_replaced_is_not_shown(explorer, monkeypatch):
+    def fail():
+        explorer.update(explorer.start.set("Hat", 1))
+        explorer.sampler.model.denoiser.before = None
+        raise ValueError("the network failed.")
 
-        explorer.sampler.model.denoiser.before = fail
-        explorer.update(explorer.start.set("Smile", 1))
-
-    in_a_loop(run)
+    explorer.sampler.model.denoiser.before = fail
+    explorer.update(explorer.start.set("Smile", 1))
 
 
-def test_long_work_shows_its_progress(monkeypatch):
-    async def run(explorer):
-        notes, clock = [], iter(range(10**6))
-        monkeypatch.setattr(module.time, "monotonic", lambda: float(next(clock)))
-        explorer.progress.observe(lambda change: notes.append(change["new"]), "value")
-        explorer.update(explorer.start.set("Smile", 1))
-        await settled(explorer)
-        assert "of 10." in notes[0] and explorer.progress.value == ""
-
-    in_a_loop(run)
+@in_a_loop
+async def test_long_work_shows_its_progress(explorer, monkeypatch):
+    notes, clock = [], iter(range(10**6))
+    monkeypatch.setattr(module.time, "monotonic", lambda: float(next(clock)))
+    explorer.progress.observe(lambda change: notes.append(change["new"]), "value")
+    explorer.update(explorer.start.set("Smile", 1))
+    await settled(explorer)
+    assert "of 10." in notes[0] and explorer.progress.value == ""
 
 
-def test_two_explorers_are_independent():
-    async def run(one, two):
-        press(one, "Smile")
-        press(two, "no Hat")
-        await settled(one, two)
-        assert one.state.specified == {"Smile": 1} and two.state.specified == {"Hat": -1}
+@in_a_loop
+async def test_two_explorers_are_independent(one, monkeypatch):
+    two = explore()
+    press(one, "Smile")
+    press(two, "no Hat")
+    await settled(one, two)
+    assert one.state.specified == {"Smile": 1} and two.state.specified == {"Hat": -1}
+    check_view(two)
 
-    in_a_loop(run, 2)
 
-
-def test_in_colab_the_callback_samples_and_no_thread_is_started(monkeypatch):
-    async def run(view):
-        check_view(view)
-        view.attributes.children[0].children[0].children[1].click()
-        sliders = [*view.attributes.sliders.values(), *view.sampling.children[1:3]]
-        # Each value that a live slider passes would be sampled to the end, one after the other.
-        assert len(sliders) == 4 and not any(slider.children[1].continuous_update for slider in sliders)
-        before = torch.get_num_threads(), threading.active_count()
-        press(view, "Smile")
-        assert (torch.get_num_threads(), threading.active_count()) == before
-        check_view(view)
-
+@in_a_loop
+async def test_in_colab_the_callback_samples_and_no_thread_is_started(explorer, monkeypatch):
     monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
-    in_a_loop(run)
-
-
-# Errors
+    check_view(view := explore())
+    view.attributes.children[0].children[0].children[1].click()
+    sliders = [*view.attributes.sliders.values(), *view.sampling.children[1:3]]
+    # Each value that a live slider passes would be sampled to the end, one after the other.
+    assert len(sliders) == 4 and not any(slider.children[1].continuous_update for slider in sliders)
+    before = torch.get_num_threads(), threading.active_count()
+    press(view, "Smile")
+    assert (torch.get_num_threads(), threading.active_count()) == before
+    check_view(view)
 
 
 @pytest.mark.parametrize(

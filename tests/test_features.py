@@ -4,24 +4,13 @@ import hashlib
 
 import pytest
 import torch
+from oracle import generator, random_images
 from sklearn.datasets import load_sample_image
-from torch import nn
 from torch.testing import assert_close
 
-from facelab import pretrained
-from facelab.attributes import CELEBA
-from facelab.classifier import AttributeClassifier
-from facelab.denoiser import Denoiser
+from facelab import CELEBA, AttributeClassifier, Denoiser, pretrained
 from facelab.evaluation import features as module
 from facelab.evaluation.features import efficientnet_features, extract_features, extractor, inception_weights
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def random_images(count, side=8, seed=0):
-    return torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=generator(seed))
 
 
 def ramps():
@@ -30,14 +19,16 @@ def ramps():
     return (torch.stack([4 * x, 4 * y, 255 - 2 * (x + y)])).clamp(0, 255).to(torch.uint8)[None]
 
 
-# EfficientNet
-
 # The six largest of the 1280 features of `ramps`, as torch 2.14 computed them on a CPU.
 LARGEST = {113: 5.2296, 930: 5.1631, 897: 4.3697, 1006: 3.734, 689: 3.0758, 1157: 2.7134}
 
 
 def test_features_of_a_known_image():
+    """Loading the network does not change the global random state."""
+    module._efficientnet.cache_clear()
+    before = torch.get_rng_state()
     features = efficientnet_features(ramps())
+    assert torch.equal(torch.get_rng_state(), before)
     assert features.shape == (1, 1280) and features.dtype == torch.float32
     assert features[0].topk(6).indices.tolist() == list(LARGEST)
     assert features[0, list(LARGEST)].tolist() == pytest.approx(list(LARGEST.values()), rel=1e-3)
@@ -63,31 +54,6 @@ def test_features_do_not_depend_on_type_or_batch():
     assert (efficientnet_features(images.flip(1)) - features).abs().max() > 0.1
 
 
-def test_batch_norms_are_folded_and_outputs_stay_equal():
-    torch.manual_seed(0)
-    inner = nn.Sequential(nn.Conv2d(8, 8, 3, groups=8, bias=False), nn.BatchNorm2d(8), nn.ReLU6())
-    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), inner, nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1))
-    for layer in net.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            for values in (layer.running_mean, layer.running_var, layer.weight.data, layer.bias.data):
-                values.uniform_(0.5, 2)
-    x = torch.randn(2, 3, 8, 8)
-    with torch.no_grad():
-        expected = net.eval()(x)
-        assert_close(module._fold_batch_norm(net)(x), expected, rtol=1e-4, atol=1e-5)
-    # One follows no convolution, and stays.
-    assert [isinstance(layer, nn.BatchNorm2d) for layer in (net[1], inner[1], net[3])] == [False, False, True]
-
-
-def test_loading_does_not_change_the_global_random_state():
-    module._efficientnet.cache_clear()
-    torch.manual_seed(3)
-    expected = torch.rand(1)
-    torch.manual_seed(3)
-    efficientnet_features(ramps())
-    assert torch.rand(1) == expected
-
-
 def test_other_weights_are_refused_before_they_are_opened(monkeypatch):
     module._efficientnet.cache_clear()
     monkeypatch.setattr(module, "EFFICIENTNET_SHA256", "0" * 64)
@@ -110,9 +76,6 @@ def test_invalid_images_are_refused(images, message):
         efficientnet_features(images)
 
 
-# classifiers
-
-
 def test_features_of_a_classifier_are_the_means_before_its_head(tmp_path):
     classifier = AttributeClassifier((3, 16, 16), CELEBA.names, channels=(8, 12)).eval()
     pretrained.save(classifier, tmp_path / "classifier", {"what": "made for this test"})
@@ -131,9 +94,6 @@ def test_features_of_a_classifier_are_the_means_before_its_head(tmp_path):
         extractor(str(tmp_path / "denoiser"))
     with pytest.raises(ValueError, match="no weights 'vgg'"):
         extractor("vgg")
-
-
-# feature files
 
 
 def test_features_come_back_from_a_file(tmp_path, monkeypatch):
@@ -155,14 +115,9 @@ def test_features_come_back_from_a_file(tmp_path, monkeypatch):
             module.load_features(str(file))
 
 
-# Inception
-
-
 @pytest.fixture
-def no_weights(tmp_path, monkeypatch):
-    monkeypatch.setenv("FACELAB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("FACELAB_DATA", raising=False)
-    return tmp_path / "cache/inception" / module.INCEPTION_FILE
+def no_weights(no_data):
+    return no_data / "inception" / module.INCEPTION_FILE
 
 
 def provide(file, content, monkeypatch):

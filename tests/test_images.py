@@ -8,15 +8,13 @@ import types
 import numpy as np
 import pytest
 import torch
-from oracle import refused
+from oracle import encoded, refused
 from PIL import Image
 from torch.testing import assert_close
 
 import facelab
-from facelab.attributes import Attributes
+from facelab import DDIM, Attributes, rectified_flow
 from facelab.images import generation_record, open_image, png_bytes, save_png, to_uint8
-from facelab.samplers import DDIM
-from facelab.schedules import rectified_flow
 
 
 def gradient(width=96, height=64) -> np.ndarray:
@@ -24,12 +22,6 @@ def gradient(width=96, height=64) -> np.ndarray:
     y, x = np.mgrid[0:height, 0:width]
     corner = (x < width // 4) & (y < height // 4)
     return np.stack([x * 255 // (width - 1), y * 255 // (height - 1), 200 * corner], 2).astype(np.uint8)
-
-
-def encoded(image: Image.Image, kind="PNG", **options) -> bytes:
-    out = io.BytesIO()
-    image.save(out, kind, **options)
-    return out.getvalue()
 
 
 PHOTO = Image.fromarray(gradient())

@@ -33,7 +33,7 @@ BUDGETS = {
     "facelab": (6951, sorted(PACKAGE.rglob("*.py"))),
     "data/make": (1024, sorted(ROOT.glob("data/make/*.py"))),
     "notebooks": (756, sorted(ROOT.glob("notebooks/*.py"))),
-    "tests": (10197, sorted(ROOT.glob("tests/*.py"))),
+    "tests": (9317, sorted(ROOT.glob("tests/*.py"))),
 }
 
 
@@ -83,28 +83,16 @@ def test_modules_import_only_what_their_layer_may(path):
 @pytest.mark.parametrize(
     ("module", "source", "found"),
     [
-        ("denoiser", "from facelab.schedules import cosine\nfrom facelab import device\nimport facelab", []),
         ("denoiser", "def late():\n    from facelab import presets", ["denoiser imports presets"]),
         ("samplers", "from facelab import show", ["samplers imports plots"]),
-        ("images", "from facelab.data.mnist import mnist", ["images imports data.mnist"]),
         ("data.mnist", "import facelab.evaluation.metrics as m", ["data.mnist imports evaluation.metrics"]),
         ("evaluation.metrics", "from facelab.training import fit", ["evaluation.metrics imports training"]),
-        ("evaluation.metrics", "from facelab.course import lesson", ["evaluation.metrics imports course.lesson"]),
         ("widgets.explorer", "from facelab.course import lesson", ["widgets.explorer imports course.lesson"]),
-        ("widgets.explorer", "import ipywidgets", []),
         ("course.lesson", "import matplotlib.pyplot", ["course.lesson imports matplotlib"]),
-        ("course.lesson", "from facelab.widgets import explorer", []),
     ],
 )
 def test_a_forbidden_import_is_found(module, source, found):
     assert layer_violations(module, source) == found
-
-
-def test_a_module_without_a_layer_and_a_relative_import_are_found():
-    with pytest.raises(AssertionError, match="belongs to no layer"):
-        layer_violations("utils", "")
-    with pytest.raises(AssertionError, match="absolute imports"):
-        layer_violations("denoiser", "from . import plots")
 
 
 def count_lines(files: list[Path]) -> int:
@@ -120,10 +108,9 @@ def test_line_budgets(folder):
 def long_definitions(source: str, function_lines: int = 40, class_lines: int = 200) -> list[str]:
     """Functions and classes with more lines of code than allowed; comments, docstrings and blank lines do not count."""
     skip = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
-    code, tree, found = set(), ast.parse(source), []
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        code |= set(range(token.start[0], token.end[0] + 1)) if token.type not in skip else set()
-    definitions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    tokens = [token for token in tokenize.generate_tokens(io.StringIO(source).readline) if token.type not in skip]
+    code, found = {line for token in tokens for line in range(token.start[0], token.end[0] + 1)}, []
+    definitions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef | ast.ClassDef)]
     for node in definitions:
         if ast.get_docstring(node) is not None:
             code -= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
@@ -139,31 +126,19 @@ def test_functions_and_classes_are_short(path):
     assert long_definitions(path.read_text("utf-8")) == []
 
 
-def test_lines_and_long_definitions_are_counted(tmp_path):
-    source = 'class A:\n    """One.\n\n    Two."""\n\n    def f(self):\n        # why\n        return (\n            1\n        )\n'
-    (tmp_path / "a.py").write_text(source)
-    assert count_lines([tmp_path / "a.py"] * 2) == 20
-    assert long_definitions(source, 4, 5) == []
-    assert long_definitions(source, 3, 4) == ["A: 5", "f: 4"]
-
-
-def loaded_by(statement: str) -> set[str]:
-    """The modules that a fresh interpreter holds after a statement."""
-    code = f"{statement}\nimport sys\nprint(*sys.modules)"
-    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
-
-
-def test_importing_training_loads_little():
-    loaded = loaded_by("import facelab.training")
-    ours = {name for name in loaded if name.startswith("facelab.")}
-    assert len(ours) <= 12, sorted(ours)
-    assert not loaded & {"matplotlib", "ipywidgets", "facelab.evaluation"}
-
-
-def test_importing_facelab_loads_no_library():
-    loaded = loaded_by("import facelab")
-    assert not loaded & {"torch", "numpy", "diffusers", "huggingface_hub"}
-    assert {name for name in loaded if name.startswith("facelab.")} == set()
+@pytest.mark.parametrize(
+    ("module", "most", "never"),
+    [
+        ("facelab", 0, {"torch", "numpy", "diffusers", "huggingface_hub"}),
+        ("facelab.training", 12, {"matplotlib", "ipywidgets", "facelab.evaluation"}),
+    ],
+)
+def test_an_import_loads_little(module, most, never):
+    """In a fresh interpreter; `most` counts the modules of facelab."""
+    code = f"import {module}, sys\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    ours = sorted(name for name in done.stdout.split() if name.startswith("facelab."))
+    assert len(ours) <= most and not never & set(done.stdout.split()), ours
 
 
 def test_every_public_name_resolves_and_is_listed():

@@ -33,10 +33,7 @@ def test_a_choice_is_printed_beside_the_correct_option(capsys):
     options = ["one", "two"]
     lesson.choose("Which?", options, 2).truth("two")
     assert capsys.readouterr().out == "Which?\n  1  one\n  2  two\nWhich?\n  you chose: two   it is: two   (right)\n"
-    for answer, printed in {
-        1: "you chose: one   it is: two   (not",
-        0: "chose: nothing   it is: two   (no choice",
-    }.items():
+    for answer, printed in ((1, "chose: one   it is: two   (not"), (0, "chose: nothing   it is: two   (no choice")):
         lesson.choose("Which?", options, answer).truth("two")
         assert printed in capsys.readouterr().out
     for wrong in (3, -1, "one", True, None, 1.0):

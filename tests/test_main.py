@@ -6,10 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
+from facelab import CELEBA, DIGITS, Denoiser, device, pretrained
 from facelab import __main__ as command
-from facelab import device, pretrained
-from facelab.attributes import CELEBA, DIGITS
-from facelab.denoiser import Denoiser
 from facelab.pretrained import Pretrained
 
 

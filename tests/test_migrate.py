@@ -2,19 +2,14 @@
 
 import json
 import re
-import sys
-from pathlib import Path
 
+import migrate
 import pytest
 import torch
 from oracle import tiny
 
 from facelab import pretrained
 from facelab.pretrained import WEIGHTS, load, save
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "data/make"))
-import migrate  # noqa: E402
 
 CARD = {
     "what": "faces: Denoiser, trained by facelab 0.1.0",

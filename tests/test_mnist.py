@@ -6,7 +6,6 @@ import hashlib
 import http.server
 import os
 import struct
-import threading
 import warnings
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from oracle import serving
 
 from facelab.data import mnist as module
 from facelab.data.mnist import FILES, mnist, mnist_available
@@ -36,12 +36,6 @@ def official(tmp_path, monkeypatch):
     monkeypatch.setenv("FACELAB_DATA", str(folder))
     monkeypatch.setenv("FACELAB_CACHE", str(tmp_path / "cache"))
     return folder
-
-
-@pytest.fixture
-def no_data(tmp_path, monkeypatch):
-    monkeypatch.delenv("FACELAB_DATA", raising=False)
-    monkeypatch.setenv("FACELAB_CACHE", str(tmp_path / "cache"))
 
 
 def test_the_official_files_are_read(official):
@@ -95,17 +89,12 @@ def test_offline_a_download_warns_and_the_embedded_digits_are_used(no_data):
 
 def test_a_download_is_made_once(official, no_data, monkeypatch):
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(official))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
     resources = [(file.name, hashlib.md5(file.read_bytes()).hexdigest()) for file in sorted(official.glob("*.gz"))]
-    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
     monkeypatch.setattr(torchvision.datasets.MNIST, "resources", resources)
     monkeypatch.setattr(module, "check_online", lambda what: None)
-    try:
+    with serving(handler) as server:
+        monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
         assert mnist("test", download=True).name == "mnist"
-    finally:
-        server.shutdown()
-        server.server_close()
     assert mnist("train", download=True).name == mnist("train").name == "mnist", "without the server"
 
 

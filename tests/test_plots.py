@@ -1,12 +1,12 @@
 """Images are shown lossless at their own size, figures have alt text, axes have readable numbers."""
 
-import base64
 import io
 import re
 
 import numpy as np
 import pytest
 import torch
+from oracle import images_in
 from PIL import Image
 
 from facelab import plots
@@ -16,9 +16,7 @@ from facelab.images import to_uint8
 
 def embedded(figure) -> list[Image.Image]:
     """The images in a figure's HTML."""
-    page = figure._repr_mimebundle_()["text/html"]
-    codes = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
-    return [Image.open(io.BytesIO(base64.b64decode(code))) for code in codes]
+    return [Image.open(io.BytesIO(png)) for png, _ in images_in(figure._repr_mimebundle_()["text/html"])]
 
 
 def grey_levels(count, shape=(3, 8, 8)):
@@ -124,39 +122,31 @@ def test_logarithmic_axes_have_readable_numbers(ys, monkeypatch):
     assert 2 <= len(shown) <= 10 and all(re.fullmatch(r"[\d.]{1,5}", text) for text in shown)
 
 
-def test_a_curve_describes_its_series_and_a_pale_line_lies_behind(monkeypatch):
+def test_a_curve_describes_its_series_a_pale_line_lies_behind_and_dots_have_no_line(monkeypatch):
     line = plots.curve({"loss": ([1, 2, 3], [4.0, 2.0, 1.0])}, x="step", y="loss")
     assert line.alt == "loss against step: loss goes from 4 to 1 (between 1 and 4)." and len(embedded(line)) == 1
     axes = axes_of(monkeypatch, series={"a": ([1, 2], [1, 2]), "b": ([1, 2], [1, 2])}, pale="a")
     behind, front = axes.lines
     assert behind.get_linewidth() > 2 * front.get_linewidth() and behind.get_zorder() < front.get_zorder()
-
-
-def test_dots_have_no_line(monkeypatch):
     axes = axes_of(monkeypatch, series={"scale": ([0.0, 1.0, 2.0], [0.0, 1.0, 0.0])}, dots=["scale"])
     assert axes.lines[0].get_linestyle() == "None" and axes.lines[0].get_marker() == "o"
 
 
-def test_a_dot_plot_describes_lowest_and_highest_and_leaves_gaps():
+def test_charts_describe_what_they_show():
     values = {"here": [0.5, 0.1, float("nan")], "there": [0.2, 0.9, 0.4]}
     errors = {"here": ([0, 0, 0], [1, 1, 1])}
     alt = plots.dot_plot(values, ["Hat", "Smile", "Beard"], x="share", errors=errors, mark=0.5).alt
     assert "here from 0.10 (Smile) to 0.50 (Hat)" in alt and "there from 0.20 (Hat) to 0.90 (Smile)" in alt
-
-
-def test_a_heatmap_describes_the_highest_and_the_lowest_pair():
     square = plots.heatmap([[1, 0.3, -0.8], [0.3, 1, 0.1], [-0.8, 0.1, 1]], ["Hat", "Smile", "Beard"], title="together")
     assert square.alt == "together: highest Hat with Smile 0.30, lowest Hat with Beard -0.80."
-
-
-def test_gaussian_scatter_describes_mean_and_standard_deviations():
     points = torch.tensor([[0.0, 0.0], [4.0, 0.0], [0.0, 2.0], [4.0, 2.0]]).double()
     figure = plots.gaussian_scatter({"real": points, "generated": points + 3}, title="two sets")
     wide, high = points.std(0).tolist()
-    assert figure.alt == (
-        f"two sets: real around (2.00, 1.00), {wide:.2f} by {high:.2f} wide; "
-        f"generated around (5.00, 4.00), {wide:.2f} by {high:.2f} wide."
-    )
+    size = f"{wide:.2f} by {high:.2f} wide"
+    assert figure.alt == f"two sets: real around (2.00, 1.00), {size}; generated around (5.00, 4.00), {size}."
+    rising = [wilson(hits, 10) for hits in (5, 8)]
+    figure = plots.interval_panels({"Accuracy": {"ours": rising}}, (1, 4), references={"Accuracy": {"chance": 0.5}})
+    assert figure.alt == "Accuracy, ours: 0.50 at 1 to 0.80 at 4; chance 0.50."
 
 
 def test_the_unet_diagram_describes_every_stage():
@@ -167,9 +157,8 @@ def test_the_unet_diagram_describes_every_stage():
         plots.Stage("up 1", 32, 64, 9_248, "t + condition"),
     ]
     figure = plots.unet_diagram(stages, title="A network")
-    assert figure.alt.startswith(
-        "A network: in 32 channels at 64x64, 896 parameters; down 1 32 channels at 32x32, 9,248 "
-    )
+    start = "A network: in 32 channels at 64x64, 896 parameters; down 1 32 channels at 32x32, 9,248 "
+    assert figure.alt.startswith(start)
     assert figure.alt.count("receives t + condition") == 3 and len(embedded(figure)) == 1
 
 
@@ -189,9 +178,3 @@ def test_the_guidance_diagram_has_one_estimate_for_each_scale(channels):
     assert figure.alt.endswith("(up to 3).") and figure.image.mode == "RGB"
     with pytest.raises(ValueError, match="zip"):
         plots.guidance_diagram(estimates, (0, 1))
-
-
-def test_panels_describe_their_lines_and_references():
-    rising = [wilson(hits, 10) for hits in (5, 8)]
-    figure = plots.interval_panels({"Accuracy": {"ours": rising}}, (1, 4), references={"Accuracy": {"chance": 0.5}})
-    assert figure.alt == "Accuracy, ours: 0.50 at 1 to 0.80 at 4; chance 0.50."

@@ -5,10 +5,7 @@ import torch
 from diffusers import UNet2DModel
 from oracle import refused
 
-from facelab import presets
-from facelab.attributes import CELEBA, SYNTHETIC
-from facelab.data.synthetic_faces import synthetic_faces
-from facelab.denoiser import Denoiser, haar
+from facelab import CELEBA, SYNTHETIC, Denoiser, haar, presets, synthetic_faces
 from facelab.presets import PRESETS, REPORT_CONFIG, REPORT_NET, REPORT_UNCONDITIONAL_NET, preset
 
 FACE = (3, 64, 64)
@@ -21,13 +18,10 @@ def test_every_small_network_fits_its_images(sizes):
         assert Denoiser(FACE, names, **sizes.small_net).config.sigma_data
 
 
-def test_larger_presets_train_longer():
+def test_larger_presets_train_longer_and_shipped_networks_are_small():
     for field in ("mnist", "mnist_ddpm", "mnist_classifier", "small", "celeba", "attribute_classifier"):
         totals = [getattr(sizes, field).total_images for sizes in PRESETS.values()]
         assert totals == sorted(set(totals)), field
-
-
-def test_shipped_networks_are_small():
     full = PRESETS["full"]
     assert 2 * sum(p.numel() for p in Denoiser(FACE, CELEBA.names, **full.celeba_net).parameters()) < 15e6
     assert 2 * sum(p.numel() for p in Denoiser(FACE, SYNTHETIC.names, **full.synthetic_net).parameters()) < 6e6

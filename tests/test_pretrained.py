@@ -1,8 +1,10 @@
-"""Shipped weights load, with the attributes and the scores that their cards name; what is damaged or old gets one sentence."""
+"""Shipped weights load, with the attributes and scores of their cards; damage gets one sentence; the folders for the hub."""
 
 import json
 import pickle
+import re
 
+import make
 import pytest
 import torch
 from oracle import Trap, refused, tiny
@@ -10,28 +12,17 @@ from safetensors.torch import save_file
 from torch.testing import assert_close
 
 import facelab
-from facelab import pretrained
+from facelab import DDIM, AttributeClassifier, Denoiser, generate, mnist, pretrained, synthetic_faces
 from facelab.attributes import CELEBA, DIGITS, SYNTHETIC, Attributes
-from facelab.classifier import AttributeClassifier
-from facelab.data.mnist import mnist
-from facelab.denoiser import Denoiser
 from facelab.device import digest
 from facelab.evaluation.attribute_accuracy import class_accuracy
+from facelab.evaluation.metrics import spectrum_amplitudes
 from facelab.pretrained import WEIGHTS, load, names, save
-from facelab.samplers import DDIM
 
-SHIPPED = {
-    "mnist": DIGITS,
-    "mnist-classifier": DIGITS,
-    "celeba": CELEBA,
-    "celeba-classifier": CELEBA,
-    "celeba-weak": CELEBA,
-    "mnist-ddpm": DIGITS,
-    "synthetic": SYNTHETIC,
-    "synthetic-classifier": SYNTHETIC,
-    "report-conditional": CELEBA,
-    "report-unconditional": CELEBA,
-}
+SHIPPED = dict.fromkeys("mnist mnist-classifier mnist-ddpm".split(), DIGITS)
+SHIPPED |= dict.fromkeys("synthetic synthetic-classifier".split(), SYNTHETIC)
+SHIPPED |= dict.fromkeys("celeba celeba-classifier celeba-weak report-conditional report-unconditional".split(), CELEBA)
+DENOISERS = [name for name in sorted(SHIPPED) if not name.endswith("classifier")]
 CARD = {"what", "data", "license", "command", "steps", "machine", "minutes", "scores", "sha256", "bytes", "parameters"}
 
 
@@ -53,12 +44,6 @@ def test_shipped_weights_load(name):
     if model.denoiser:
         again = Denoiser.from_pretrained(pretrained.shipped_dir() / name)
         assert all(torch.equal(a, b) for a, b in zip(net.parameters(), again.parameters(), strict=True))
-
-
-def test_a_classifier_has_no_schedule():
-    """Bug 24: it was an AttributeError."""
-    with refused("mnist-classifier is a classifier, which has no schedule"):
-        load("mnist-classifier").schedule  # noqa: B018
 
 
 def test_the_classifier_predicts_real_digits(classifier):
@@ -97,28 +82,15 @@ def test_other_attributes_of_known_names_stay_other_attributes(tmp_path):
     assert model.attributes == model.denoiser.attributes == Attributes(DIGITS.names) and not model.attributes.exclusive
 
 
-# Bad input
-
-
-@pytest.mark.parametrize(("old", "new"), pretrained.RENAMED.items())
-def test_an_old_name_is_answered_with_the_new_one(old, new):
-    with refused(f"there are no weights '{old}': they are now '{new}'"):
-        facelab.load(old)
-
-
-def test_an_unknown_name_is_answered_with_all_names():
+def test_an_unknown_name_is_answered_with_all_names_and_an_old_one_with_the_new_one():
     assert set(SHIPPED) == set(names())
+    for old, new in pretrained.RENAMED.items():
+        with refused(f"there are no weights '{old}': they are now '{new}'"):
+            facelab.load(old)
+    with refused("mnist-classifier is a classifier, which has no schedule"):  # bug 24: it was an AttributeError
+        load("mnist-classifier").schedule  # noqa: B018
     with refused("no weights 'cats': there are celeba, celeba-classifier, celeba-weak, mnist"):
         load("cats")
-
-
-def test_an_old_config_is_answered_with_the_new_key(tmp_path):
-    save(tiny(), tmp_path, {})
-    config = json.loads((tmp_path / "config.json").read_text())
-    config["names"] = config.pop("attributes")
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=r"facelab 0\.1.*attributes.*names"):
-        load(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["truncated", "empty", "HTML", "pickle", "another network", "missing"])
@@ -157,3 +129,46 @@ def test_weights_that_cannot_be_written_are_one_sentence_and_the_old_ones_stay(t
         save(tiny(seed=2), tmp_path, {})
     after = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
     assert after.keys() == before.keys() and after[WEIGHTS] == before[WEIGHTS]
+
+
+def conditions(attributes) -> torch.Tensor:
+    """48 conditions: the classes in turn, or attributes of synthetic faces, the others unspecified."""
+    if attributes.exclusive:
+        return torch.eye(len(DIGITS)).repeat(5, 1)[:48]
+    faces, cond = synthetic_faces(48, "test"), torch.zeros(48, len(attributes))
+    cond[:, [attributes.index(name) for name in faces.attributes]] = faces.conds.float()
+    return cond
+
+
+@pytest.mark.parametrize("name", [name for name in DENOISERS if not name.startswith("report")])
+def test_generated_images_have_no_checkerboard(name):
+    weights = load(name)
+    scores = weights.card["scores"]
+    images = generate(weights, conditions(weights.attributes), steps=scores["steps"], seed=3)
+    real, found = scores["spectrum_of_real_images"], spectrum_amplitudes(images)
+    assert {place: found[place] for place in found if found[place] > max(1.5 * real[place], 0.15)} == {}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    out = tmp_path_factory.mktemp("hub")
+    assert make.hub(out) == 0
+    return out
+
+
+def test_every_denoiser_has_a_folder(folder):
+    assert sorted(path.name for path in folder.iterdir()) == DENOISERS
+
+
+@pytest.mark.parametrize("name", DENOISERS)
+def test_the_example_of_the_model_card_runs(folder, name):
+    card = (folder / name / "README.md").read_text("utf-8")
+    header = re.match(r"---\nlibrary_name: facelab\n.*?license: (\w+)\n.*?---\n", card, re.DOTALL)
+    assert header[1] == ("mit" if load(name).card["license"] == "MIT" else "other")
+    assert load(name).card["command"] in card
+    [code] = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    code = code.replace(f"path/to/{name}", str(folder / name)).replace("steps=20", "steps=1")
+    shown = {}
+    exec(code.replace("show(sample", "images = (sample").replace(", 4)\n", ")\n"), shown)
+    assert shown["images"].shape == (4, *load(name).shape)
+    assert Denoiser.from_pretrained(folder / name).settings() == load(name).denoiser.settings()

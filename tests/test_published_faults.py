@@ -4,18 +4,18 @@ import sys
 
 import pytest
 import torch
+from oracle import SHAPE, digits, randn, tiny
 from torch.testing import assert_close
 
 from facelab import guidance, samplers, schedules, training
 from facelab.attributes import DIGITS
 from facelab.course import faults
 from facelab.course.faults import FAULTS, enabled, fault
-from facelab.data.dataset import AttributeDataset
-from facelab.denoiser import Denoiser
 from facelab.schedules import cosine, rectified_flow
 
-EPS = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(1))
-X_0 = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(2)).clamp(-1, 1)
+NET = {"attributes": DIGITS.names, "exclusive": True}
+EPS = randn(2, *SHAPE, seed=1, dtype=torch.float32)
+X_0 = randn(2, *SHAPE, seed=2, dtype=torch.float32).clamp(-1, 1)
 
 
 def both(name, call):
@@ -25,16 +25,6 @@ def both(name, call):
         faulty = call()
     assert_close(call(), correct, rtol=0, atol=0)
     return correct, faulty
-
-
-def tiny(**settings):
-    shape = {"block_out_channels": (8,), "attention": (False,)}
-    return Denoiser((1, 4, 4), DIGITS.names, exclusive=True, **shape | settings).eval()
-
-
-def digits(count=64):
-    images = torch.arange(256, dtype=torch.uint8).reshape(16, 1, 4, 4).repeat(count // 16, 1, 1, 1)
-    return AttributeDataset(images, torch.eye(10)[torch.arange(count) % 10], DIGITS, "test", "test")
 
 
 @pytest.mark.parametrize("letter", FAULTS)
@@ -104,7 +94,7 @@ def test_nine_labels_in_ten_are_dropped():
 
 
 def test_a_negative_one_hot_is_the_opposite_condition():
-    net, cond = tiny(), torch.eye(10)[:2]
+    net, cond = tiny(**NET), torch.eye(10)[:2]
 
     def predict(sign=1):
         with torch.no_grad():
@@ -120,7 +110,7 @@ def test_cosine_without_its_square_has_more_signal_in_the_middle():
     correct, faulty = both("cosine without its square", lambda: schedules.cosine().alpha_bar[499])
     assert correct.item() == pytest.approx(0.494, abs=1e-3) and faulty.item() == pytest.approx(0.703, abs=1e-3)
     with enabled("cosine without its square"):
-        net = tiny(schedule="cosine")
+        net = tiny(**NET, schedule="cosine")
     assert net.schedule.alpha_bar[499].item() == pytest.approx(0.703, abs=1e-3), "a network has its schedule for good"
 
 
@@ -131,7 +121,7 @@ def test_ddim_drops_the_predicted_noise():
 
 
 def test_guidance_from_the_wrong_end_is_one_scale_too_strong():
-    net, cond = tiny(), torch.eye(10)[:2]
+    net, cond = tiny(**NET), torch.eye(10)[:2]
 
     def guided(scale):
         with torch.no_grad():
@@ -143,5 +133,5 @@ def test_guidance_from_the_wrong_end_is_one_scale_too_strong():
 
 
 def test_images_scaled_twice_lie_between_minus_three_and_one():
-    correct, faulty = both("images scaled twice", lambda: digits()[:16][0])
+    correct, faulty = both("images scaled twice", lambda: digits()[:][0])
     assert (correct.min(), correct.max()) == (-1, 1) and (faulty.min(), faulty.max()) == (-3, 1)

@@ -5,19 +5,11 @@ import math
 
 import pytest
 import torch
+from oracle import normal, random_images
 
 from facelab.evaluation import report
 from facelab.evaluation.features import Extractor
 from facelab.evaluation.report import COLLAPSED, REAL, as_interval, compare, disjoint_rows, evaluate, one_mode
-
-
-def normal(count, size, seed=0, mean=0.0):
-    return torch.randn(count, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + mean
-
-
-def random_images(count, side=8, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=generator)
 
 
 def network(name, size, logits=None):
@@ -58,13 +50,6 @@ def test_the_halves_of_the_reference_are_random_and_disjoint():
         disjoint_rows(100, 51, 50)
 
 
-def test_every_set_has_the_same_count():
-    found = evaluate(normal(200, 4), {"a": normal(90, 4, 1), "b": normal(70, 4, 2)}, "made here")
-    assert found.about["count"] == 70 and [row.images for row in found.rows[:2]] == ["a", "b"]
-    assert all(row.precision.n == row.recall.n == 70 for row in found.rows)
-    assert evaluate(normal(200, 4), normal(90, 4, 1), "made here", count=30).about["count"] == 30
-
-
 def test_one_mode_is_the_tenth_nearest_to_the_first():
     features = torch.cat([normal(30, 4), normal(270, 4, 1, mean=50.0)])
     mode = one_mode(features)
@@ -84,7 +69,11 @@ def test_only_with_inceptions_2048_features_is_a_score_called_fid():
             evaluate(real[:, :64], fake[:, :64], features)
 
 
-def test_the_count_is_part_of_the_name_and_that_of_precision_and_recall_is_their_own(monkeypatch):
+def test_every_set_has_the_count_of_the_names_and_precision_and_recall_their_own(monkeypatch):
+    found = evaluate(normal(200, 4), {"a": normal(90, 4, 1), "b": normal(70, 4, 2)}, "made here")
+    assert found.about["count"] == 70 and [row.images for row in found.rows[:2]] == ["a", "b"]
+    assert all(row.precision.n == row.recall.n == 70 for row in found.rows)
+    assert evaluate(normal(200, 4), normal(90, 4, 1), "made here", count=30).about["count"] == 30
     assert [report.short(n) for n in (2000, 50_000, 1500, 600, 1234)] == ["2k", "50k", "1.5k", "600", "1234"]
     monkeypatch.setattr(report, "MAXIMUM", 30)
     found = evaluate(normal(120, 4), normal(60, 4, 1), "x")
@@ -126,11 +115,8 @@ def test_constant_images_and_fewer_images_than_features_have_scores():
     [
         (random_images(39), random_images(30), "at least 20 generated images and twice as many real ones; .* 19"),
         (random_images(60), random_images(60).float() * math.nan, "finite"),
-        (normal(60, 3), normal(60, 4), "the same features, got 3 and 4"),
-        (normal(60, 3), normal(60, 3) / 0, "not finite"),
         (normal(60, 3), {}, "at least one set"),
         (normal(60, 3), {REAL: normal(60, 3)}, "none 'other real images'"),
-        (normal(60, 3), normal(60, 3) * 1e20, "too large for a cubic kernel"),
     ],
 )
 def test_invalid_sets_are_refused(real, fake, message):

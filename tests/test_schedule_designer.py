@@ -1,6 +1,5 @@
 """The schedule designer: its text, charts and images are those of the schedule, and every control changes them."""
 
-import base64
 import io
 import re
 import xml.etree.ElementTree as ET
@@ -8,6 +7,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 import torch
+from oracle import images_in
 from PIL import Image
 
 from facelab.images import to_uint8
@@ -16,14 +16,8 @@ from facelab.schedules import SCHEDULES
 from facelab.widgets import controls
 from facelab.widgets.schedule_designer import PARAMETERS, TERMINAL_SNR, ScheduleDesign, ScheduleDesigner
 
-IMG = re.compile(r'<img src="data:image/([a-z+]+);base64,([^"]+)" alt="([^"]+)"')
 EVERY = [(name, timesteps, zero) for name in SCHEDULES for timesteps in (10, 1000) for zero in (False, True)]
 IMAGE = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
-
-
-def images_in(page: str) -> list[tuple[str, bytes, str]]:
-    """(kind, bytes, alt) of each <img>."""
-    return [(kind, base64.b64decode(data), alt) for kind, data, alt in IMG.findall(page)]
 
 
 def chart_in(svg: bytes) -> tuple[dict, dict]:
@@ -51,7 +45,7 @@ def test_summary_and_charts_are_those_of_the_schedule(name, timesteps, zero):
     assert found[4] == list(TERMINAL_SNR.values())[int((bounds < signal).sum())]
     assert (signal == 0) == (zero or name == "rectified_flow")
 
-    (_, rates, alt), (_, ratio, ratio_alt) = images_in("".join(design.charts()))
+    (rates, alt), (ratio, ratio_alt) = images_in("".join(design.charts()))
     lines, dots = chart_in(rates)
     for which, colour in enumerate((controls.BLUE, controls.RED)):
         for t, height in ((0, lines[colour][0]), (timesteps - 1, lines[colour][-1]), (design.t, dots[colour][1])):
@@ -74,7 +68,7 @@ def test_the_summary_distinguishes_four_terminal_snrs():
 
 def test_the_images_are_those_of_add_noise():
     design = ScheduleDesign("cosine", 10, t=4)
-    (_, here, alt), (_, early, early_alt), (_, late, late_alt) = images_in("".join(design.images(IMAGE)))
+    (here, alt), (early, early_alt), (late, late_alt) = images_in("".join(design.images(IMAGE)))
     assert "Timestep 4: " in alt and "timesteps 0, 1, 3, 4." in early_alt and "5, 6, 8, 9." in late_alt
     cells = [(here, 0, 0, 22, 4)]
     for png, timesteps in ((early, (0, 1, 3, 4)), (late, (5, 6, 8, 9))):
@@ -123,10 +117,10 @@ def test_every_control_changes_figure_text_and_schedule(designer, monkeypatch, m
     after = images_in(designer.figure.value)
     assert designer.design == expected
     assert redraws == [expected], "one move, one update"
-    assert len(after) == len(before) == 5 and [alt for *_, alt in after] != [alt for *_, alt in before]
-    assert after[0][1] != before[0][1] and after[1][1] != before[1][1]
+    assert len(after) == len(before) == 5 and [alt for _, alt in after] != [alt for _, alt in before]
+    assert after[0][0] != before[0][0] and after[1][0] != before[1][0]
     # The cosine schedule ends so close to pure noise that zero terminal SNR looks the same.
-    assert any(a[1] != b[1] for a, b in zip(after[2:], before[2:], strict=True)) or expected.zero_snr
+    assert any(a[0] != b[0] for a, b in zip(after[2:], before[2:], strict=True)) or expected.zero_snr
     assert expected.summary() in designer.text.value and expected.mixture() in designer.text.value
 
 

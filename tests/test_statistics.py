@@ -50,9 +50,8 @@ def test_intervals_cover_the_truth(p, q, m, n):
     generator, covered, covered_difference = torch.Generator().manual_seed(0), 0, 0
 
     def experiment():
-        return average(
-            [wilson(int((torch.rand(k, generator=generator) < rate).sum()), k) for rate, k in ((p, m), (q, n))]
-        )
+        samples = [(torch.rand(k, generator=generator) < rate, k) for rate, k in ((p, m), (q, n))]
+        return average([wilson(int(hits.sum()), k) for hits, k in samples])
 
     for _ in range(1000):
         one, two = experiment(), experiment()
@@ -100,8 +99,5 @@ def test_a_table_as_text_html_and_json():
     row = {"name": "Hat & tie", "true_rate": {"value": 0.5, "low": 0.4, "high": 0.6, "n": 9}, "other": None}
     assert found == {"about": {"caption": "what is measured", "seed": 3}, "rows": [row]}
     nan = Interval(math.nan, 0.0, 1.0)
-    assert to_jsonable({"a": nan, 2: torch.ones(2), "b": torch.tensor(3.0)}) == {
-        "a": {"value": None, "low": 0, "high": 1},
-        "2": [1, 1],
-        "b": 3,
-    }
+    found = to_jsonable({"a": nan, 2: torch.ones(2), "b": torch.tensor(3.0)})
+    assert found == {"a": {"value": None, "low": 0, "high": 1}, "2": [1, 1], "b": 3}

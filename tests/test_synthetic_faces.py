@@ -1,6 +1,6 @@
-"""Synthetic faces: the attributes are visible, one change changes one thing, frequencies are CelebA's, splits are disjoint."""
+"""Synthetic faces: one change changes one thing, frequencies are CelebA's, splits are disjoint, images are as ever to the bit."""
 
-import itertools
+import hashlib
 
 import numpy as np
 import pytest
@@ -9,10 +9,10 @@ from oracle import refused
 
 from facelab import default_face_name, default_faces, synthetic_faces
 from facelab.attributes import SYNTHETIC
+from facelab.data import face_renderer
 from facelab.data import synthetic_faces as module
 from facelab.data.synthetic_faces import complete, consistent, counterfactual, render, render_many, sample_attributes
 
-NO = dict.fromkeys(SYNTHETIC, False) | {"No_Beard": True, "Young": True}
 # (top, bottom, left, right): outside of it a local attribute must not change a single pixel.
 REGIONS = {
     "Big_Nose": (25, 44, 19, 45),
@@ -33,23 +33,6 @@ REGIONS = {
 }
 
 
-def person(**values):
-    """A condition in which everything is specified."""
-    return consistent(SYNTHETIC.encode(**NO | values))
-
-
-def mean(images, rows, columns):
-    """(3,) mean colour of a part of the images (N, 3, 64, 64)."""
-    return images[:, :, slice(*rows), slice(*columns)].float().mean((0, 2, 3))
-
-
-def without_and_with(name, **values):
-    """Eight people without and with an attribute, all else the same."""
-    images = [render_many(person(**values | {name: value}).repeat(8, 1), range(8)) for value in (False, True)]
-    assert all((a != b).any() for a, b in zip(*images, strict=True))
-    return images
-
-
 def test_an_image_is_a_function_of_condition_and_seed():
     conds = sample_attributes(6, seed=1).float()
     images = render_many(conds, range(6))
@@ -57,39 +40,6 @@ def test_an_image_is_a_function_of_condition_and_seed():
     assert torch.equal(images[4], render(conds[4], 4)) and torch.equal(images, render_many(conds, torch.arange(6)))
     assert (images[0] != render(conds[0], 6)).any()
     assert render_many(torch.zeros(0, len(SYNTHETIC)), []).shape == (0, 3, 64, 64)
-
-
-def test_seeds_give_different_people():
-    images = render_many(person().repeat(24, 1), range(24)).float()
-    skin, background = images[:, :, 38:40, 26:38].mean((2, 3)), images[:, :, :4, :4].mean((2, 3))
-    assert skin.std(0).min() > 20 and background.std(0).min() > 10
-    assert skin[:, 0].max() > 200 and skin[:, 0].min() < 120, "of all skin tones"
-
-
-def test_attributes_are_visible():
-    hair = (12, 14), (28, 36)
-    black, blond, gray = (mean(without_and_with(f"{name}_Hair")[1], *hair) for name in ("Black", "Blond", "Gray"))
-    brown, other = (mean(images, *hair) for images in without_and_with("Brown_Hair")[::-1])
-    assert black.max() < brown.max() < blond.min() + 80 and blond[2] + 60 < blond[0] > 170
-    assert gray.max() - gray.min() < 15 and 120 < gray.mean() < 210 and other[0] > brown[0] + 30
-    for name, person, rows, columns, change in (
-        ("Bald", {}, *hair, 60),
-        ("Bangs", {}, (19, 21), (28, 36), -40),
-        ("No_Beard", {"Male": True}, (48, 51), (28, 36), 40),
-        ("Mustache", {"Male": True}, (40, 42), (27, 37), -15),
-    ):
-        without, given = (mean(x, rows, columns).mean() for x in without_and_with(name, Black_Hair=True, **person))
-        assert (given - without) * np.sign(change) > abs(change), name
-    for name, rows, columns, change in (
-        ("Rosy_Cheeks", (35, 38), (21, 25), 40),
-        ("Wearing_Lipstick", (43, 45), (29, 35), 25),
-    ):
-        without, given = (mean(x, rows, columns) for x in without_and_with(name))
-        assert given[0] - given[1] > without[0] - without[1] + change, name
-    tan, pale = (mean(x, (19, 22), (28, 36)) for x in without_and_with("Pale_Skin"))
-    assert pale.min() > 190 > tan[1]
-    thin, full = without_and_with("Chubby")
-    assert (thin != full)[:, :, 40:46].any((0, 1, 2)).nonzero().max() > 45, "the cheeks reach further out"
 
 
 @pytest.mark.parametrize("name", SYNTHETIC)
@@ -169,33 +119,8 @@ def test_correlated_attributes_have_celebas_frequencies_and_correlations():
         assert table[one][SYNTHETIC.index(other)] == pytest.approx(published, abs=0.09), (one, other)
 
 
-def test_independent_attributes():
-    conds = sample_attributes(20_000, seed=2, correlated=False)
-    assert torch.equal(conds, consistent(conds))
-    yes = (conds > 0).double()
-    bound = {"Bald", *module.COLOURS, "Bangs", "Wavy_Hair", "Goatee", "No_Beard"}
-    free = yes[:, [i for i, name in enumerate(SYNTHETIC) if name not in bound]]
-    assert abs(torch.corrcoef(free.T) - torch.eye(free.shape[1])).max() < 0.03 and abs(free.mean(0) - 0.5).max() < 0.02
-    rate = dict(zip(SYNTHETIC, yes.mean(0).tolist(), strict=True))
-    assert all(rate[name] == pytest.approx(1 / 6, abs=0.01) for name in ("Bald", *module.COLOURS))
-    assert rate["No_Beard"] == pytest.approx(0.5, abs=0.02) and rate["Goatee"] == pytest.approx(0.25, abs=0.02)
-    assert rate["Bangs"] == pytest.approx(5 / 12, abs=0.02)
-
-
-@pytest.mark.parametrize("name", ["Smiling", "Chubby", "Big_Nose", "Pale_Skin", "Rosy_Cheeks", "Male", "Young"])
-def test_degrees(name):
-    images = [render(person(**{name: value}), 3).float() for value in (-1, -0.5, 0.5, 1)]
-    far = (images[3] - images[0]).abs().mean()
-    assert all(0 < (b - a).abs().mean() < far for a, b in itertools.pairwise(images))
-
-
-def test_attributes_without_degrees_are_present_above_zero():
-    low, none, some, full = (render(person(Eyeglasses=value), 3) for value in (-1, -0.2, 0.2, 1))
-    assert torch.equal(low, none) and torch.equal(some, full) and (low != full).any()
-
-
 def test_bad_input_is_refused():
-    cond = person()
+    cond = sample_attributes(1)[0].float()
     for bad in (cond[:-1], torch.where(torch.arange(len(SYNTHETIC)) == 3, 2.0, cond), cond * float("nan")):
         with refused("26 values between -1 and 1"):
             render(bad, 0)
@@ -208,14 +133,9 @@ def test_bad_input_is_refused():
             synthetic_faces(**wrong)
 
 
-# The dataset
-
-
 @pytest.fixture
-def rendered(monkeypatch, tmp_path):
+def rendered(monkeypatch, no_data):
     """A fast renderer, one colour for each seed; the list of the seeds that were rendered, in order."""
-    monkeypatch.delenv("FACELAB_DATA", raising=False)
-    monkeypatch.setenv("FACELAB_CACHE", str(tmp_path / "cache"))
     seeds = []
 
     def fast(cond, seed):
@@ -260,3 +180,43 @@ def test_default_faces_without_celeba_are_synthetic_and_say_why(rendered):
         default_faces("valid", "celeba")
     with refused("'celeba' or 'synthetic', got 'real'"):
         default_faces("valid", "real")
+
+
+def sha256(array):
+    return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()[:16]
+
+
+@pytest.mark.parametrize(
+    ("correlated", "labels", "images"),
+    [(True, "c72256d9ee71156d", "9188778065b897b2"), (False, "0212eb16668cf0e1", "e4f3ab0b64bcad19")],
+)
+def test_images_and_labels_are_those_of_earlier_releases(correlated, labels, images):
+    conds = sample_attributes(300, 5, correlated)
+    assert sha256(conds) == labels
+    # A Pillow that rasterises differently needs new hashes here, and a new `synthetic_faces.VERSION`.
+    assert sha256(render_many(conds.float(), range(7000, 7300))) == images
+
+
+def test_degrees_and_unspecified_attributes_are_those_of_earlier_releases():
+    generator = torch.Generator().manual_seed(3)
+    degrees = torch.rand(150, len(SYNTHETIC), generator=generator) * 2 - 1
+    assert sha256(render_many(degrees, range(150))) == "7bf7243445675b61"
+    partial = torch.randint(-1, 2, (150, len(SYNTHETIC)), generator=generator).float()
+    assert sha256(render_many(partial, range(150))) == "8ae50f2866799ae9"
+
+
+def test_counterfactuals_are_those_of_earlier_releases():
+    rows = []
+    for seed, name in enumerate(SYNTHETIC):
+        for value in (True, False, 0.3):
+            before, after, cond = counterfactual(torch.zeros(len(SYNTHETIC)), seed, **{name: value})
+            values = (cond.numpy() * 100 + 100).astype(np.uint8)
+            rows.append(np.concatenate([before.numpy().ravel(), after.numpy().ravel(), values]))
+    assert sha256(np.stack(rows)) == "6f67301f0eaf8fd3"
+
+
+@pytest.mark.parametrize("number", [0.0, 0.5, 0.999999])
+@pytest.mark.parametrize("shown", [0.0, 1.0])
+def test_every_extreme_can_be_rendered(number, shown):
+    image = face_renderer.render(dict.fromkeys(SYNTHETIC, shown), dict.fromkeys(face_renderer.SEEDED, number))
+    assert image.shape == (3, 64, 64) and image.dtype == np.uint8 and image.std() > 10

@@ -1,34 +1,24 @@
 """data/make/train_weights.py: every set of weights can be trained, resumed, stopped after minutes, continued, and scored."""
 
-import importlib.util
 import json
 import math
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+import train_weights as make
 from safetensors.torch import load_file
 
-from facelab.attributes import SYNTHETIC
-from facelab.classifier import AttributeClassifier
+from facelab import SYNTHETIC, AttributeClassifier, Denoiser
 from facelab.data import synthetic_faces as faces
-from facelab.denoiser import Denoiser
 from facelab.presets import PRESETS
 from facelab.pretrained import Pretrained, load
-
-ROOT = Path(__file__).resolve().parents[1]
-_spec = importlib.util.spec_from_file_location("train_weights", ROOT / "data/make/train_weights.py")
-make = sys.modules["train_weights"] = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(make)
 
 CI = PRESETS["ci"]
 
 
 @pytest.fixture(autouse=True)
 def embedded_data(monkeypatch):
-    monkeypatch.setenv("FACELAB_DATA", "")
-    monkeypatch.delenv("FACELAB_DATA")
+    monkeypatch.delenv("FACELAB_DATA", raising=False)
 
 
 @pytest.fixture(scope="module")
@@ -73,14 +63,9 @@ def test_options_reach_config_and_network():
     args = parsed(*words.split(), "--loss-weighting", "min-snr", "--net", '{"layers_per_block": 2}')
     net, _, config, _, stages = make.prepare(args)
     assert (config.total_images, config.batch_size, config.lr, config.seed) == (64, 8, 0.01, 5)
-    assert (
-        config.ema_decays == (0.9, 0.99)
-        and config.loss_weighting == "min-snr"
-        and config.timestep_sampling == "logit-normal"
-    )
-    assert (
-        net.config.schedule == "cosine" and net.config.layers_per_block == 2 and net.config.seed == 5 and stages == []
-    )
+    assert (config.loss_weighting, config.timestep_sampling) == ("min-snr", "logit-normal")
+    assert config.ema_decays == (0.9, 0.99) and stages == []
+    assert (net.config.schedule, net.config.layers_per_block, net.config.seed) == ("cosine", 2, 5)
     assert make.command(args, CI) == (
         "python data/make/train_weights.py mnist --preset ci --images 64 --batch-size 8 --lr 0.01 --seed 5 --ema 0.9 0.99 "
         "--schedule cosine --loss-weighting min-snr --net '{\"layers_per_block\": 2}' --out DIR"
@@ -96,9 +81,8 @@ def test_weights_card_and_checkpoints_are_written_and_a_finished_training_is_loa
     assert model.card["steps"] == 2 and set(model.card["scores"]) == {"evaluated_on", "accuracy"}
     assert model.card["command"].endswith("mnist-classifier --preset ci --images 128 --ema 0.1 0.9 --out DIR")
     assert {"data", "license", "config", "machine", "minutes", "date", "last_loss", "sha256"} <= set(model.card)
-    assert not torch.equal(
-        load_file(tmp_path / "ema_0.9.safetensors")["layers.0.0.weight"].float(), model.classifier.layers[0][0].weight
-    )
+    slower = load_file(tmp_path / "ema_0.9.safetensors")["layers.0.0.weight"]
+    assert not torch.equal(slower.float(), model.classifier.layers[0][0].weight)
     assert (tmp_path / "checkpoints/checkpoint.pt").is_file()
     assert command(*words) == 0 and "finished earlier" in capsys.readouterr().err
     assert command("mnist-classifier", "--images", 192, "--out", tmp_path) == 2
@@ -122,17 +106,8 @@ def test_another_stage_continues_from_the_weights_of_the_first(tmp_path, monkeyp
     train = make.train
     monkeypatch.setattr(make, "train", lambda net, *a, **k: started.update(net.state_dict()) or train(net, *a, **k))
     first = {name: value.clone() for name, value in one.classifier.state_dict().items()}
-    words = (
-        "mnist-classifier",
-        "--images",
-        64,
-        "--lr",
-        5e-4,
-        "--init-from",
-        tmp_path / "one",
-        "--out",
-        tmp_path / "two",
-    )
+    words = "mnist-classifier --images 64 --lr 0.0005 --init-from".split()
+    words += [tmp_path / "one", "--out", tmp_path / "two"]
     args = make.arguments().parse_args(["--preset", "ci", *map(str, words)])
     net, _, config, _, (stage,) = make.prepare(args)
     assert all(torch.equal(first[name], value) for name, value in net.state_dict().items())

@@ -8,18 +8,11 @@ import torch
 from accelerate.state import AcceleratorState
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import NAMES, is_fraction, randn, random_dataset, refused, tiny
+from oracle import NAMES, generator, is_fraction, randn, random_dataset, refused, tiny
 from torch.testing import assert_close
 
-from facelab import training
-from facelab.attributes import Attributes
-from facelab.data.dataset import AttributeDataset
-from facelab.denoiser import Denoiser
+from facelab import AttributeDataset, Attributes, Denoiser, training
 from facelab.training import Batch, TrainConfig, denoising_loss, drop_attributes, drop_condition, fit, train
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def numbered(count, shape=(1, 1, 2)) -> AttributeDataset:
@@ -33,31 +26,28 @@ def numbers(x_0):
     return ((x_0[..., 0] + 1) * 127.5).round().long().flatten().tolist()
 
 
-# Condition dropout
-
-
 def test_every_attribute_stays_equally_often():
     count = 20_000
     # 0.3 for all of them, and on average half of the 0.6 between: 0.6 each, of any number of attributes.
     for names in (2, 5):
-        for fraction in drop_attributes(torch.ones(count, names), seeded()).mean(0):
+        for fraction in drop_attributes(torch.ones(count, names), generator()).mean(0):
             is_fraction(fraction, 0.6, count)
 
 
 @given(st.integers(1, 30), st.integers(1, 12), st.integers(0, 2**31))
 def test_what_stays_is_what_was_specified(rows, names, seed):
     cond = randn(rows, names, seed=seed, dtype=torch.float32).round().clamp(-1, 1)
-    before, left = cond.clone(), drop_attributes(cond, seeded(seed))
+    before, left = cond.clone(), drop_attributes(cond, generator(seed))
     assert left.shape == cond.shape and left.dtype == cond.dtype
     assert ((left == cond) | (left == 0)).all() and torch.equal(cond, before)
-    assert torch.equal(left, drop_attributes(cond, seeded(seed)))
+    assert torch.equal(left, drop_attributes(cond, generator(seed)))
 
 
 def test_columns_of_one_number_are_dropped_together():
     """Bug 6: half of an angle, its cosine without its sine, is another angle."""
     angle = torch.linspace(0, 6, 5_000)
     cond = torch.stack([torch.ones(5_000), angle.cos(), angle.sin(), torch.zeros(5_000)], 1)
-    left = drop_attributes(cond, seeded(), torch.tensor([0, 1, 1, 2]))
+    left = drop_attributes(cond, generator(), torch.tensor([0, 1, 1, 2]))
     whole, gone = (left[:, 1:3] == cond[:, 1:3]).all(1), (left[:, 1:3] == 0).all(1)
     assert (whole ^ gone).all() and 0.3 < gone.double().mean() < 0.5
     images = torch.zeros(5_000, 1, 1, 1, dtype=torch.uint8)
@@ -68,7 +58,7 @@ def test_columns_of_one_number_are_dropped_together():
 
 def test_the_whole_condition_is_dropped_one_time_in_ten():
     count = 20_000
-    left = drop_condition(torch.ones(count, 5), seeded()).sum(1)
+    left = drop_condition(torch.ones(count, 5), generator()).sum(1)
     assert set(left.tolist()) == {0.0, 5.0}
     is_fraction((left == 0).double().mean(), 0.1, count)
 
@@ -81,9 +71,6 @@ def test_images_stay_with_their_conditions_which_are_dropped_as_configured():
         assert torch.equal(batch.cond, data[rows][1] * (batch.cond != 0))
         kept = (batch.cond != 0).double().mean()
         assert kept == 1 if kind == "none" else 0.5 < kept < 0.95
-
-
-# Batches
 
 
 @pytest.mark.parametrize(("sampling", "mean", "std"), [("logit-normal", 0, 1), ("edm", -1.2, 1.2)])
@@ -107,7 +94,7 @@ def test_an_epoch_sees_every_image_once_and_batches_run_across_its_end():
 
 def people(count):
     """Two attributes have a rare value, one "yes" and one "no"; a third is even, and the fourth is always "yes"."""
-    conds = torch.where(torch.rand(count, 4, generator=seeded()) < torch.tensor([0.02, 0.9, 0.5, 1.0]), 1, -1)
+    conds = torch.where(torch.rand(count, 4, generator=generator()) < torch.tensor([0.02, 0.9, 0.5, 1.0]), 1, -1)
     images = torch.zeros(count, 1, 1, 1, dtype=torch.uint8)
     return AttributeDataset(images, conds.to(torch.int8), Attributes("Hat Shaven Smile Face".split()), "", "csv")
 
@@ -123,11 +110,6 @@ def test_rare_values_come_as_often_as_others_and_are_not_dropped():
         assert (rare[:, column] > 0).float().mean() == pytest.approx(fraction, abs=0.03)
     assert len(faces.minority_indices) == 3
     assert torch.equal(rest, Batch.sample(faces, config, 0).cond[6_000:]) and (rest == 0).any()
-
-
-def test_rare_fraction_needs_attributes_with_both_values():
-    with refused("needs an attribute that has both values"):
-        Batch.sample(numbered(10), TrainConfig(1, 4, rare_fraction=0.5), 0)
 
 
 def test_a_batch_is_a_function_of_seed_and_step():
@@ -179,9 +161,6 @@ def test_images_are_shifted_either_way_and_the_edge_is_repeated():
             assert set(index.diff().tolist()) <= {0, 1} and (index[0] == 0 or index[-1] == 3)
 
 
-# The loss
-
-
 @pytest.mark.parametrize("prediction_type", ["eps", "v", "x_0"])
 def test_the_loss_is_the_mean_squared_error_of_the_prediction(prediction_type):
     net, batch = tiny(prediction_type=prediction_type, schedule="cosine"), batch_of(4)
@@ -227,9 +206,6 @@ def test_the_edm_loss_is_that_of_the_networks_own_output(prediction_type, schedu
     assert_close(loss, (outputs[0] - target).square().mean((1, 2, 3)), rtol=1e-3, atol=1e-3)
     plain = tiny(prediction_type=prediction_type, schedule=schedule)
     assert torch.equal(denoising_loss(plain, *batch, weighting="edm"), denoising_loss(plain, *batch))
-
-
-# Training
 
 
 def test_training_lowers_the_loss(tmp_path):
@@ -294,6 +270,8 @@ def test_data_that_do_not_fit_are_refused_before_the_first_step():
         train(tiny(), random_dataset().subset([]), TrainConfig(8))
     with refused(r"is for images \(1, 16, 16\) with 3 attributes, the dataset has \(1, 8, 8\) with 3"):
         train(tiny(shape=(1, 16, 16)), random_dataset(), TrainConfig(8))
+    with refused("needs an attribute that has both values"):
+        Batch.sample(numbered(10), TrainConfig(1, 4, rare_fraction=0.5), 0)
 
 
 @pytest.mark.parametrize(

@@ -4,20 +4,16 @@ import json
 import logging
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from facelab.attributes import CELEBA
-from facelab.denoiser import Denoiser
-from facelab.guidance import cfg
+from facelab import CELEBA, Denoiser, cfg
 from facelab.samplers import default_sampler, noise, sample
 
 ROOT = Path(__file__).resolve().parents[1]
 WEB = ROOT / "notebooks/site/web"
-sys.path.insert(0, str(ROOT / "data/make"))
 onnxruntime = pytest.importorskip("onnxruntime", reason="pip install -e '.[site]'")
 export_onnx = pytest.importorskip("export_onnx", reason="pip install -e '.[site]'")
 
@@ -120,9 +116,8 @@ def exported(request, tmp_path_factory):
     net = Denoiser((1, 8, 8), CELEBA.names, **size, **kinds[request.param]).eval()
     with torch.no_grad():
         for weight in net.parameters():  # as the shipped weights are stored; the last layers are not zero
-            weight.add_(0.02 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))).copy_(
-                weight.half().float()
-            )
+            weight.add_(0.02 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)))
+            weight.copy_(weight.half().float())
     file = tmp_path_factory.mktemp("onnx") / "small.onnx"
     logging.disable()  # pytest would collect thousands of lines of the exporter
     about = export_onnx.export(net, file)
@@ -147,11 +142,8 @@ def denoise_with(session):
 
 
 def check_parity(net, session, most=2e-3):
-    cond, x_T, there = (
-        net.attributes.encode(**{net.attributes.names[1]: True}),
-        noise(1, net.shape, 3),
-        denoise_with(session),
-    )
+    cond, x_T = net.attributes.encode(**{net.attributes.names[1]: True}), noise(1, net.shape, 3)
+    there = denoise_with(session)
     with torch.no_grad():
         for t in net.schedule.timesteps(10):
             both = torch.stack([cond, 0 * cond])

@@ -1,12 +1,12 @@
 """What `pip install` gives without a clone: the wheel's content and metadata, an image from it, and the notebooks' first cell."""
 
 import os
-import runpy
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
+import make
 import nbformat
 import pytest
 from nbclient import NotebookClient
@@ -98,8 +98,7 @@ def test_the_installed_package_generates_a_digit(python):
 
 
 def first_cell() -> str:
-    make = runpy.run_path(str(ROOT / "notebooks/make.py"))
-    return make["setup_cell"](make["project"](ROOT))
+    return make.setup_cell(make.project(ROOT))
 
 
 def test_the_first_cell_installs_facelab_where_it_is_missing(tmp_path, monkeypatch):
