@@ -9,7 +9,7 @@ import os
 # huggingface_hub reads these once, when it is imported: no telemetry, and no download while FACELAB_OFFLINE is set.
 for _name in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
     os.environ.setdefault(_name, "1")
-if os.environ.get("FACELAB_OFFLINE"):
+if os.environ.get("FACELAB_OFFLINE", "0") not in ("", "0"):
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 __version__ = "0.2.0"

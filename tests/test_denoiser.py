@@ -1,5 +1,6 @@
 """Whatever the network predicts, the denoiser returns x_0_hat, in float32 at least, at every timestep."""
 
+import itertools
 import json
 
 import pytest
@@ -307,3 +308,28 @@ def test_the_size_of_the_condition(settings, cases):
     for cond, equivalent in cases:
         expected = Denoiser(**FOUR)(x_t, 500, torch.tensor([equivalent]).float())
         assert_close(Denoiser(**FOUR, **settings)(x_t, 500, torch.tensor([cond]).float()), expected)
+
+
+def test_the_variance_of_input_and_target_is_one_in_every_band():
+    """On images with the bands' standard deviations: of x / sqrt(V), and of the F that gives the true x_0."""
+    net, inputs = preconditioned("rectified_flow", shape=(1, 64, 64))
+    sd, count = torch.tensor(BANDS, dtype=torch.float64)[:, None, None], 40
+    x_0, eps = inverse_haar(sd * randn(count, 4, 32, 32)), randn(count, 1, 64, 64, seed=1)
+    for t in (30, 500, 970):
+        x_t = net.schedule.add_noise(x_0, eps, t)
+        net(x_t, t, torch.zeros(3))
+        signal, sigma = net.schedule(t)
+        variance = signal**2 * sd**2 + sigma**2
+        target = (haar(x_0) - signal * sd**2 / variance * haar(x_t)) / (sigma * sd / variance.sqrt())
+        for x in (inputs[-1], target):
+            assert_close(x.var((0, 2, 3)), torch.ones(4).double(), rtol=0, atol=0.05)
+
+
+def test_frequencies_give_the_condition_mean_0_and_variance_1():
+    net, inputs = Denoiser(**FOUR, frequencies=FREQUENCIES), []
+    conds, f = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=4))), torch.tensor(FREQUENCIES)
+    net.embed[0].register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
+    net(torch.zeros(16, 1, 8, 8), 500, conds)
+    probability = torch.where(conds > 0, f, 1 - f).prod(1, keepdim=True)
+    assert_close((probability * inputs[0]).sum(0), torch.zeros(4), atol=1e-5, rtol=0)
+    assert_close((probability * inputs[0] ** 2).sum(0), torch.ones(4), atol=1e-5, rtol=0)

@@ -272,7 +272,7 @@ def test_images_that_cannot_be_edited_get_one_sentence(given, conds, message):
 def test_lerp_has_both_ends_and_even_steps():
     a, b = torch.tensor([-1.0, 0.0, 1.0]), torch.tensor([1.0, 0.0, 0.5])
     conds = lerp(a, b, 5)
-    assert torch.equal(conds[0], a) and torch.equal(conds[-1], b)
+    assert torch.equal(conds[0], a) and torch.equal(conds[-1], b) and torch.equal(lerp(a, b, 2), torch.stack([a, b]))
     assert_close(conds.diff(dim=0), (b - a)[None].expand(4, -1) / 4)
     whole = lerp(torch.tensor([0, 1]), torch.tensor([1, -1]), 3)
     assert_close(whole, torch.tensor([[0, 1], [0.5, 0], [1, -1]]))
@@ -281,6 +281,7 @@ def test_lerp_has_both_ends_and_even_steps():
 def test_slerp_preserves_the_length_and_turns_evenly():
     a, b = noise(2, (3, 16, 16), seed=1)
     frames = slerp(a, b, 9)
+    assert_close(slerp(a, b, 2), torch.stack([a, b]))
     assert_close(frames[0], a)
     assert_close(frames[-1], b)
     lengths = frames.flatten(1).norm(dim=1)

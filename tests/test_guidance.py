@@ -8,7 +8,9 @@ import torch
 from oracle import Fake, Gaussians, randn, refused
 from torch.testing import assert_close
 
-from facelab import Attributes, autoguidance, cfg, compositional, cosine, interval_guidance, rectified_flow
+from facelab import Attributes, autoguidance, cfg, compositional, cosine, interval_guidance, rectified_flow, sample
+from facelab.samplers import AdamsBashforth, Heun
+from facelab.schedules import SCHEDULES
 
 X_T, COND = randn(4, 1, 4, 4), torch.tensor([[1.0, 0, 0], [0, -1, 0], [1, 1, 1], [0, 0, 0.5]])
 
@@ -57,11 +59,25 @@ def test_away_from_another_condition_of_each_image():
     assert_close(cfg(fake, 3, negative_cond=-COND)(X_T, 5, COND), other + 3 * (cond - other))
 
 
-def test_one_timestep_for_all_images_is_passed_on_as_it_is():
+def test_both_conditions_are_evaluated_in_one_batch():
+    fake = Fake()
+    cfg(fake, 3)(X_T, torch.tensor([1, 2, 3, 4]), COND)
+    ((x_t, t, cond),) = fake.calls
+    assert_close(x_t, torch.cat([X_T, X_T]))
+    assert t.tolist() == [1, 2, 3, 4, 1, 2, 3, 4]
+    assert sorted(cond.abs().sum(1).tolist()) == [0, 0, 0, 0, 0.5, 1, 1, 3]
     for one in (7, torch.tensor(7)):
         fake = Fake()
         cfg(fake, 3)(X_T, one, COND)
         assert fake.calls[0][1] is one
+
+
+@pytest.mark.parametrize("schedule", [make() for make in SCHEDULES.values()], ids=SCHEDULES)
+def test_combining_x_0_is_combining_eps(schedule):
+    fake, t = Fake(), torch.tensor([0, 300, 700, 999])
+    cond, uncond = (schedule.to_eps(X_T, fake(X_T, t, c), t) for c in (COND, torch.zeros(4, 3)))
+    eps_hat = schedule.to_eps(X_T, cfg(fake, 3)(X_T, t, COND), t)
+    assert_close(eps_hat, uncond + 3 * (cond - uncond), rtol=0, atol=1e-10)
 
 
 # With Gaussians, every kind of guidance is a weighted sum of scores, known in closed form.
@@ -89,6 +105,15 @@ def test_every_guidance_equals_its_closed_form(schedule):
         expected = Gaussians(schedule).guided(X_T, t, weights)
         message = lambda m, n=name: f"{n}: {m}"  # noqa: E731
         assert_close(guided(X_T, t, torch.tensor(cond)), expected, rtol=0, atol=1e-10, msg=message)
+
+
+@pytest.mark.parametrize("sampler, evaluations, names", [(Heun, 1999, "cfg"), (AdamsBashforth, 1000, "")])
+def test_second_order_reaches_the_end_of_the_guided_ode(sampler, evaluations, names):
+    schedule, x_T = rectified_flow(), randn(2, 1, 2, 2)
+    for name, guided, cond, weights in guided_gaussians(schedule):
+        if name.startswith(names):
+            images = sample(guided, x_T, torch.tensor(cond), sampler(schedule, clip=False), evaluations)
+            assert (images - Gaussians(schedule).end(x_T, weights)).abs().max() < 1e-4, name
 
 
 THREE = Attributes(["Hat", "Smile", "Beard"])

@@ -10,7 +10,7 @@ from oracle import generator, normal, random_images
 from torch.testing import assert_close
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torch_fidelity.metric_isc import isc_features_to_metric
-from torch_fidelity.metric_kid import kid_features_to_metric
+from torch_fidelity.metric_kid import kernel_poly, kid_features_to_metric, mmd2
 
 from facelab.evaluation import metrics
 from facelab.evaluation.metrics import frechet_difference, frechet_distance, frechet_estimate, inception_score
@@ -128,12 +128,23 @@ def test_comparisons_cover_the_expected_difference(case):
     assert found.trials == 1000 and found.holds >= 930 and found.width <= 1.5
 
 
+def test_kernel_distance_is_the_unbiased_cubic_mmd():
+    a, b = normal(30, 5), normal(30, 5, 1, mean=0.5)
+    x, y = a.numpy(), b.numpy()
+    truth = mmd2(kernel_poly(x, x), kernel_poly(x, y), kernel_poly(y, y))
+    inside = sum((p @ q / 5 + 1) ** 3 for s in (x, y) for i, p in enumerate(s) for j, q in enumerate(s) if i != j)
+    across = sum((p @ q / 5 + 1) ** 3 for p in x for q in y)
+    assert truth == pytest.approx(inside / (30 * 29) - 2 * across / 900)
+    # Where a subset is the whole set, all subsets are the same.
+    found = kernel_distance(a, b, subsets=3, size=30)
+    assert found.value == pytest.approx(truth, rel=1e-4) and math.isnan(found.low)
+
+
 def test_kernel_distance_by_subsets():
     a, b = normal(200, 5), normal(150, 5, 1, mean=0.5)
     found = kernel_distance(a, b)
     assert found == kernel_distance(a, b, 100, 75) == kernel_distance(a, b) != kernel_distance(a, b, seed=1)
     assert found.value > 5 * abs(kernel_distance(a, normal(150, 5, 2)).value)
-    assert math.isnan(kernel_distance(a[:150], b, subsets=3, size=150).low), "every subset is the whole set"
     for size in (1, 151):
         with pytest.raises(ValueError, match="1 subset of 2 to 150 images"):
             kernel_distance(a, b, size=size)

@@ -58,11 +58,32 @@ def test_ddim_has_the_right_variance_for_every_eta(schedule, eta):
     assert changed == 0 if eta == 0 else changed > 0.1
 
 
+@every
+@pytest.mark.parametrize("steps", [1, 7, 100])
+def test_ddim_is_its_own_recursion_multiplied_out(schedule, steps):
+    """For a diagonal Gaussian each step is x_s = a x_t + b, so the trajectory is one a and one b for each pixel."""
+    mean, std = randn(1, 2, 2, seed=1), randn(1, 2, 2, seed=2).abs() + 0.1
+    a, b = torch.ones(1, 2, 2).double(), torch.zeros(1, 2, 2).double()
+    for t, s in schedule.step_pairs(steps):
+        (signal_t, sigma_t), (signal_s, sigma_s) = schedule(t), schedule(s)
+        gain = signal_t * std**2 / (signal_t**2 * std**2 + sigma_t**2)
+        ratio = sigma_s / sigma_t
+        slope = ratio + (signal_s - ratio * signal_t) * gain
+        a, b = slope * a, slope * b + (signal_s - ratio * signal_t) * (1 - gain * signal_t) * mean
+    x_T = randn(5, 1, 2, 2)
+    images = sample(GaussianDenoiser(mean, std, schedule), x_T, torch.zeros(1), DDIM(schedule, clip=False), steps)
+    assert_close(images, a * x_T + b, rtol=0, atol=1e-9)
+
+
 GAUSSIAN = {
+    "DDIM, linear": (DDIM, linear, 250, {}),
     "DDIM, cosine": (DDIM, cosine, 250, {}),
+    "DDIM, sigmoid": (DDIM, sigmoid, 250, {}),
     "DDIM, rectified flow": (DDIM, flow, 250, {}),
     "DDIM, eta 1": (DDIM, cosine, 500, {"eta": 1.0}),
+    "DDIM, eta .5": (DDIM, flow, 500, {"eta": 0.5}),
     "DDPM": (DDPM, cosine, 500, {}),
+    "DDPM, linear": (DDPM, linear, 1000, {}),
     "DDPM, large": (DDPM, linear, 1000, {"variance": "large"}),
     "DDPM, rectified flow": (DDPM, flow, 1000, {}),
     "DPM-Solver++": (DPMSolver, linear, 50, {}),
@@ -410,6 +431,18 @@ def test_heun_takes_two_evaluations_a_timestep_but_at_the_first():
     for steps in (0, 8, 2.0):
         with refused("from 1 to 7"):
             Heun(flow(4)).timesteps(steps)
+
+
+def test_every_generated_image_has_fresh_noise_of_its_own():
+    seeds = []
+
+    class Recorded(DDPM):
+        def step(self, *args):
+            seeds.append([one.initial_seed() for one in self.generator])
+            return super().step(*args)
+
+    generate(tiny(), torch.zeros(40, 3), steps=1, sampler=Recorded, batch_size=40)
+    assert len(set(seeds[0])) == 40 and max(seeds[0]) > 2**40, "so many seeds that hardly two images share one"
 
 
 def test_generate_is_noise_guidance_and_a_sampler():

@@ -4,9 +4,10 @@ import itertools
 import math
 
 import numpy as np
+import oracle
 import pytest
 import torch
-from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 from hypothesis import given
 from hypothesis import strategies as st
@@ -63,6 +64,21 @@ def test_rectified_flow_is_linear_and_equals_diffusers_flow_matching():
 
 
 @every
+def test_forward_chain_has_the_closed_form(schedule):
+    """x_t from x_{t-1}, step by step: mean and variance equal those of x_t from x_0."""
+    x_0 = mean = 0.7
+    variance = 0.0
+    for t in range(1000):
+        (signal_before, sigma_before), (signal, sigma) = schedule(t - 1), schedule(t)
+        ratio = signal / signal_before
+        added = sigma**2 - ratio**2 * sigma_before**2
+        mean, variance = ratio * mean, ratio**2 * variance + added
+        assert mean == pytest.approx(signal * x_0, abs=1e-9) and variance == pytest.approx(sigma**2, abs=1e-9)
+        if schedule.variance_preserving and t % 100 == 99:
+            assert added == pytest.approx(float(schedule.betas[t]))
+
+
+@every
 def test_variance_is_preserved_and_snr_decreases(schedule):
     if schedule.variance_preserving:
         assert_close(schedule.signal**2 + schedule.sigma**2, torch.ones(1001, dtype=torch.float64))
@@ -90,6 +106,13 @@ def test_x_0_is_computed_in_float32_at_least(dtype):
     x = randn(1, 1, 2, 2, dtype=torch.float32)
     assert cosine().to_x_0(x.to(dtype), x.to(dtype), 999).dtype == torch.float32
     assert cosine().to_x_0(x.double(), x.to(dtype), 999).dtype == torch.float64
+
+
+def test_timesteps_equal_diffusers_trailing():
+    """For numbers of steps at which diffusers' floating point breaks no tie and adds no timestep."""
+    for steps in (1, 2, 4, 5, 8, 10, 15, 20, 25, 30, 40, 50, 100, 125, 200, 250, 500, 1000):
+        reference = oracle.reference_scheduler(DDIMScheduler, "linear", True, steps)
+        assert linear().timesteps(steps) == reference.timesteps.tolist()
 
 
 @pytest.mark.parametrize("shift", [1.0, 1.5, 3.0])
