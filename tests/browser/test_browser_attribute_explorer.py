@@ -222,7 +222,7 @@ def test_the_notebook_of_the_explorer(notebook):
     """One folded cell: readers see the still, and whoever runs it gets faces that follow the condition."""
     page = notebook(Path(__file__).parents[2] / "notebooks/attribute_explorer.ipynb", 1280, 1400)
     page.get_by_role("img", name="Faces from one noise").wait_for()
-    assert page.get_by_text("AttributeExplorer(").count() == 0, "the code is folded"
+    assert page.get_by_text("explorer = AttributeExplorer(").count() == 0, "the code is folded"
     page.evaluate(notebook.run)
     person, names = Person(page), ("Eyeglasses", "Blond_Hair")
     found = [probabilities(person.pixels()[0], "celeba")]
