@@ -273,6 +273,7 @@ def preconditioning(s=0.7):
 )
 @checks("02", r"\bar\alpha_t=(1-\beta_t)\,\bar\alpha_{t-1}")
 @checks("02", r"\hat x_0 = (x_t-\sigma_t\,\hat\epsilon)/\text{signal}_t")
+@checks("04", r"\hat x_0 = (x_t-\sigma_t\,\hat\epsilon)/\text{signal}_t")
 def ancestral_step():
     """The exercise, and facelab's DDPM with the same noise."""
     x_t, eps_hat, schedule = randn(2, 1, 3, 3), randn(2, 1, 3, 3, seed=1), linear()
