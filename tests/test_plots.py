@@ -118,7 +118,7 @@ def test_logarithmic_axes_have_readable_numbers(ys, monkeypatch):
     axes = axes_of(monkeypatch, series={"loss": ([1, 2], ys)}, log="y")
     low, high = axes.get_ylim()
     texts = [label.get_text() for label in axes.get_yticklabels(which="both") if label.get_text()]
-    shown = [text for text in texts if low <= float(text) <= high]
+    shown = [text for text in texts if low <= float(text.replace("\N{MINUS SIGN}", "-")) <= high]
     assert 2 <= len(shown) <= 10 and all(re.fullmatch(r"[\d.]{1,5}", text) for text in shown)
 
 
