@@ -473,3 +473,34 @@ def test_links_to_files_lead_to_one_and_words_are_spelt_correctly(page, known):
     assert dead_links(page) == []
     wrong = misspelt("\n\n".join(texts(page, strings=False)), known)
     assert wrong == [], "correct them, or add them to tests/words.txt"
+
+
+def test_a_long_lesson_a_dead_end_and_an_unanswered_prediction_are_found(tmp_path):
+    every = [tmp_path / f"{name}.ipynb" for name in ("01_a", "02_b", "03_c", "attribute_explorer")]
+    book = saved(source="%time\nguess = predict('?', 1)\nguess.truth(2)")
+    book.cells[1].metadata.update(make.FOLDED)
+    assert [lesson_complaints(path, book, every) for path in (every[0], every[3])] == [[], []]
+    assert lesson_complaints(every[1], book, every) == ["it does not end with a link to another notebook"]
+    book.cells[2].source = "\n".join(["a = choose('?', [], 1)", *["from a import b"] * 9, *["1"] * 16])
+    book.cells[0].source += " word" * 2000 + "<details><summary>Answers</summary>" + " word" * 2000 + "</details>"
+    book.cells[1].metadata.clear()
+    book.cells[1:1] = [new_markdown_cell()] * 42
+    assert lesson_complaints(every[0], book, every) == [
+        "a cell has 26 lines", "the prediction 'a' has no answer", "9 lines of imports", "the first cell is not folded",
+        "2017 words", "46 cells",
+    ]  # fmt: skip
+
+
+def test_a_dead_link_is_found(tmp_path):
+    page = '[a](page.md) [b](none.md#part) [c](https://host/none) [d](page.md#part) <img src="none.png" alt="x">'
+    (tmp_path / "page.md").write_text(page)
+    assert dead_links(tmp_path / "page.md") == ["none.md", "none.png"]
+    cells = [new_markdown_cell("[a](b.ipynb) [b](none.ipynb)"), new_code_cell("%time\nMarkdown('[c](nor_this.md)')")]
+    nbformat.write(new_notebook(cells=cells), tmp_path / "b.ipynb")
+    assert dead_links(tmp_path / "b.ipynb") == ["none.ipynb", "nor_this.md"]
+
+
+def test_a_misspelling_is_found(known):
+    good = 'An image’s colour, x_0 and 64x64. "the colr", `colr` and $colr$; [here](colr.md).\n```python\ncolr\n```\n'
+    assert misspelt(good, known) == []
+    assert misspelt("The denoiser recieves a smilling face.", known) == ["recieves", "smilling"]

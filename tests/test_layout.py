@@ -31,9 +31,9 @@ ONLY_IN = {"matplotlib": ("plots",), "ipywidgets": ("widgets.",)}  # no other mo
 BUDGETS = {
     "core": (1555, [PACKAGE / f"{name}.py" for name in sorted({*CORE, "__init__"})]),
     "facelab": (6951, sorted(PACKAGE.rglob("*.py"))),
-    "data/make": (1024, sorted(ROOT.glob("data/make/*.py"))),
+    "data/make": (1027, sorted(ROOT.glob("data/make/*.py"))),
     "notebooks": (756, sorted(ROOT.glob("notebooks/*.py"))),
-    "tests": (9437, sorted(ROOT.glob("tests/*.py"))),
+    "tests": (9501, sorted(ROOT.glob("tests/*.py"))),
 }
 
 
@@ -149,3 +149,18 @@ def test_every_public_name_resolves_and_is_listed():
         assert not (PACKAGE / f"{name}.py").exists() and module.rpartition(".")[2] in files
     with pytest.raises(AttributeError, match="no attribute 'loda'"):
         getattr(facelab, "loda")  # noqa: B009
+
+
+def test_lines_and_long_definitions_are_counted(tmp_path):
+    source = 'class A:\n    """One.\n\n    Two."""\n\n    def f(self):\n        # why\n        return (\n            1\n        )\n'
+    (tmp_path / "a.py").write_text(source)
+    assert count_lines([tmp_path / "a.py"] * 2) == 20
+    assert long_definitions(source, 4, 5) == []
+    assert long_definitions(source, 3, 4) == ["A: 5", "f: 4"]
+
+
+def test_a_module_without_a_layer_and_a_relative_import_are_found():
+    with pytest.raises(AssertionError, match="belongs to no layer"):
+        layer_violations("utils", "")
+    with pytest.raises(AssertionError, match="absolute imports"):
+        layer_violations("denoiser", "from . import plots")

@@ -57,3 +57,21 @@ def test_the_written_folder_is_read_by_from_csv(tmp_path):
     assert_close(dataset[:][1], columns.encode_many(degrees.double().mul(100).round() / 100), atol=1e-5, rtol=0)
     with pytest.raises(ValueError, match=r"poses must be \(N, 2\), N > 0"):
         hands.render_many(torch.zeros(2, 3))
+
+
+def test_clockwise_is_to_the_right():
+    def lean(pose):
+        """How much further right the upper half is than the lower half."""
+        light = sum(hands.render(*pose, seed).float() for seed in range(8))[0]
+        light = light - light.min()
+        middle = [(half.sum(0) * torch.arange(48)).sum() / half.sum() for half in (light[:21], light[27:])]
+        return (middle[0] - middle[1]).item()
+
+    assert lean((40, 0)) > 2 > -2 > lean((-40, 0))
+    assert lean((0, 70)) > lean((0, -70)) + 0.5
+
+
+def test_hand_and_tool_rotate_separately():
+    still, tool, both = (hands.render(*pose, seed=5).float() for pose in ((0, 0), (0, 60), (60, 60)))
+    assert (still - tool)[0, 33:].abs().max() == 0, "the arm, below, does not move with the tool"
+    assert (tool - both)[0, 33:].abs().max() > 50

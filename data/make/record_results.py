@@ -28,7 +28,7 @@ from facelab.device import atomic_write, cache_dir, device, machine
 from facelab.evaluation import attribute_accuracy as accuracy
 from facelab.evaluation import report
 from facelab.evaluation.features import efficientnet_features, extractor, inception_file, save_features
-from facelab.evaluation.metrics import frechet_estimate, memorization, precision_recall
+from facelab.evaluation.metrics import frechet_difference, frechet_estimate, memorization, precision_recall
 from facelab.evaluation.statistics import Interval, to_jsonable
 from facelab.images import to_uint8
 from facelab.pretrained import load, names
@@ -124,9 +124,12 @@ def spacing(args) -> tuple[str, dict]:
     """Distance, precision, recall and attribute accuracy by the shift of the sampler's timesteps."""
     run, rows = Run(args), []
     real, other = map(efficientnet_features, run.reference_images())
+    seen = {}
     for run.model.schedule.shift in args.shifts:
         images = run.images(run.cond)
-        row = {"timestep_shift": run.model.schedule.shift} | scores_of(real, efficientnet_features(images))
+        seen[run.model.schedule.shift] = found = efficientnet_features(images)
+        row = {"timestep_shift": run.model.schedule.shift} | scores_of(real, found)
+        row["difference_from_first"] = frechet_difference(real, found, seen[args.shifts[0]])
         rows.append(row | {"attribute_accuracy": run.accuracy(images, run.cond)})
     about = run.about(f"{DISTANCE} by the spacing of timesteps, unguided", real_images=scores_of(real, other))
     return f"{args.model}_spacing", {"about": about, "rows": rows}
