@@ -51,8 +51,10 @@ def test_no_other_denoiser_has_a_lower_loss(schedule, t):
         "larger": 1.1 * x_0_hat,
         "smaller": 0.9 * x_0_hat,
         "shifted": x_0_hat + 0.05,
+        "the mean": denoise.x_0.mean(0).expand_as(x_0_hat),
         "the nearest image": denoise.x_0[weights.argmax(1)],
         "another timestep": denoise(x_t, t - 50, torch.zeros(1)),
+        "noisy": x_0_hat + 0.1 * randn(*x_0_hat.shape, seed=5),
     }
     for name, other in others.items():
         assert best <= (other - x_0).square().mean() + 1e-12, name

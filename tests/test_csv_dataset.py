@@ -49,8 +49,10 @@ def test_conditions_in_the_tables_units(folder):
     for no in (0, 0.0, -1, False, np.int64(0), torch.tensor(0)):
         assert columns.encode(held=no).tolist() == [0, 0, -1]
     for values, says in [
+        ({"angle": 91}, "angle is a number from -30 to 90, got 91"),
         ({"angel": 3}, "there is no column 'angel': the columns are angle, held"),
         ({"held": 2}, r"held is yes \(1, True\) or no \(0, -1, False\), got 2"),
+        ({"held": 0.5}, "held is yes .* got 0.5"),
     ]:
         with pytest.raises(ValueError, match=says):
             columns.encode(**values)
