@@ -71,6 +71,12 @@ def test_images_that_follow_their_condition_and_images_that_show_the_opposite(co
     assert [row.gap.value for row in opposite.rows] == [1] * 4 and opposite.about["mean"]["all"].value == 0
 
 
+def test_images_that_ignore_their_condition_are_at_chance():
+    cond, shown = (random_labels(600, (0.3, 0.2, 0.5, 0.7), seed) for seed in (0, 1))
+    for row in table(images_of(shown), cond.float(), random_labels(500)).rows:
+        assert row.generated.low < 0.5 < row.generated.high and row.gap.low > 0.3
+
+
 def test_the_classifiers_errors_are_in_both_columns():
     cond = random_labels(2000, (0.3, 0.2, 0.5, 0.7)).float()
     real = random_labels(3000, (0.5, 0.5, 0.5, 0.1))

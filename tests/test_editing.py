@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler
-from oracle import SHAPE, Fake, randn, refused, tiny
+from oracle import SHAPE, Fake, ideal_set, randn, refused, tiny
 from torch.testing import assert_close
 
 from facelab.analytic import GaussianDenoiser, IdealDenoiser
@@ -47,6 +47,13 @@ def test_ddim_is_inverted_exactly(schedule, steps):
     found = ddim_invert(denoise, X_0, NO_COND, ddim(schedule), steps, fixed_point_iters=120)
     assert_close(found, expected, rtol=0, atol=1e-9)
     assert_close(sample(denoise, found, NO_COND, ddim(schedule), steps), X_0, rtol=0, atol=1e-9)
+
+
+def test_an_ideal_denoiser_returns_the_images_of_its_set():
+    schedule = rectified_flow()
+    denoise = ideal_set(schedule)
+    x_T = ddim_invert(denoise, denoise.x_0[:3], NO_COND, ddim(schedule), 50)
+    assert_close(sample(denoise, x_T, NO_COND, ddim(schedule), 50), denoise.x_0[:3], rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("schedule, most", zip(SCHEDULES, (0.03, 0.03, 0.06), strict=True), ids=repr)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from facelab import schedules
+from facelab import editing, samplers, schedules
 from facelab.course.exercises import EXERCISES
 from facelab.data.csv_dataset import Columns
 from facelab.schedules import Schedule
@@ -141,6 +141,9 @@ def test_the_references_agree_with_the_package():
     degrees = torch.tensor([-60.0, 0.0, 45.0])
     encoded = Columns({"hand": (-60.0, 60.0)}).encode_many(degrees[:, None])
     torch.testing.assert_close(reference("half_circle_encoding", degrees, -60.0, 60.0), encoded)
+    a, b = samplers.noise(2, (1, 4, 4), seed=1)
+    b = b / b.norm() * a.norm()
+    torch.testing.assert_close(reference("slerp", a, b, 0.5), editing.slerp(a, b, 3)[1])
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)

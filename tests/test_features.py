@@ -6,6 +6,7 @@ import pytest
 import torch
 from oracle import generator, random_images
 from sklearn.datasets import load_sample_image
+from torch import nn
 from torch.testing import assert_close
 
 from facelab import CELEBA, AttributeClassifier, Denoiser, pretrained
@@ -40,6 +41,20 @@ def test_the_network_classifies_photographs(name, class_index):
     photograph = torch.from_numpy(load_sample_image(name).copy()).permute(2, 0, 1)[None, :, :, 107:534]
     features = efficientnet_features(photograph)
     assert extractor("efficientnet").logits(features).argmax().item() == class_index
+
+
+def test_batch_norms_are_folded_and_outputs_stay_equal():
+    inner = nn.Sequential(nn.Conv2d(8, 8, 3, groups=8, bias=False), nn.BatchNorm2d(8), nn.ReLU6())
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), inner, nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1)).eval()
+    for layer in (net[1], inner[1], net[3]):
+        for values in (layer.running_mean, layer.running_var, layer.weight.data, layer.bias.data):
+            values.uniform_(0.5, 2, generator=generator())
+    x = torch.randn(2, 3, 8, 8, generator=generator(1))
+    with torch.no_grad():
+        expected = net(x)
+        assert_close(module._fold_batch_norm(net)(x), expected, rtol=1e-4, atol=1e-5)
+    # One follows no convolution, and stays.
+    assert [isinstance(layer, nn.BatchNorm2d) for layer in (net[1], inner[1], net[3])] == [False, False, True]
 
 
 def test_features_do_not_depend_on_type_or_batch():

@@ -33,7 +33,7 @@ BUDGETS = {
     "facelab": (6951, sorted(PACKAGE.rglob("*.py"))),
     "data/make": (1027, sorted(ROOT.glob("data/make/*.py"))),
     "notebooks": (756, sorted(ROOT.glob("notebooks/*.py"))),
-    "tests": (9505, sorted(ROOT.glob("tests/*.py"))),
+    "tests": (9547, sorted(ROOT.glob("tests/*.py"))),
 }
 
 

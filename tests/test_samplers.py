@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from oracle import NAMES, SHAPE, Fake, Gaussians, generator, randn, refused, tiny
 from torch.testing import assert_close
 
-from facelab import Attributes, GaussianDenoiser, autoguidance, cfg, samplers
+from facelab import Attributes, GaussianDenoiser, IdealDenoiser, autoguidance, cfg, samplers
 from facelab.samplers import DDIM, DDPM, AdamsBashforth, DiffusersSampler, Heun, generate, noise, sample, trajectory
 from facelab.schedules import SCHEDULES, cosine, linear, sigmoid
 from facelab.schedules import rectified_flow as flow
@@ -86,6 +86,8 @@ GAUSSIAN = {
     "DDPM, linear": (DDPM, linear, 1000, {}),
     "DDPM, large": (DDPM, linear, 1000, {"variance": "large"}),
     "DDPM, rectified flow": (DDPM, flow, 1000, {}),
+    "diffusers' DDIM": (DDIMScheduler, cosine, 250, {}),
+    "diffusers' DDPM": (DDPMScheduler, cosine, 500, {}),
     "DPM-Solver++": (DPMSolver, linear, 50, {}),
     "DPM-Solver++, cosine": (DPMSolver, cosine, 50, {"lambda_min_clipped": -5.1}),
     "UniPC": (UniPCMultistepScheduler, linear, 50, {}),
@@ -107,6 +109,15 @@ def test_every_sampler_samples_the_gaussian(sampler, make, steps, options):
     error = 4.5 * std / x_T.numel() ** 0.5
     assert abs(images.mean() - mean) < error + 0.03 * std
     assert abs(images.std() - std) < error / 2**0.5 + 0.03 * std
+
+
+@pytest.mark.parametrize("sampler", [DDIM, DDPM])
+def test_an_ideal_denoiser_generates_its_own_set(sampler):
+    schedule, x_0 = cosine(), randn(4, 1, 4, 4).clamp(-1, 1)
+    denoise = IdealDenoiser(x_0, torch.eye(4) * 2 - 1, schedule)
+    cond = torch.tensor([[0, 0, 0, 1.0]] * 3 + [[0, 1.0, 0, 0]] * 3)
+    images = sample(denoise, randn(6, 1, 4, 4, seed=1), cond, sampler(schedule, generator=generator()), 20)
+    assert_close(images, x_0[[3, 3, 3, 1, 1, 1]], rtol=0, atol=1e-3)
 
 
 DIFFUSERS = [
