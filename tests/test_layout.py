@@ -31,9 +31,9 @@ ONLY_IN = {"matplotlib": ("plots",), "ipywidgets": ("widgets.",)}  # no other mo
 BUDGETS = {
     "core": (1555, [PACKAGE / f"{name}.py" for name in sorted({*CORE, "__init__"})]),
     "facelab": (6951, sorted(PACKAGE.rglob("*.py"))),
-    "data/make": (1027, sorted(ROOT.glob("data/make/*.py"))),
+    "data/make": (1038, sorted(ROOT.glob("data/make/*.py"))),
     "notebooks": (756, sorted(ROOT.glob("notebooks/*.py"))),
-    "tests": (9547, sorted(ROOT.glob("tests/*.py"))),
+    "tests": (9549, sorted(ROOT.glob("tests/*.py"))),
 }
 
 

@@ -180,7 +180,9 @@ def test_a_recording_continues_and_has_each_kind_once_for_each_seed(tmp_path, mo
 
 
 def test_the_kinds_differ_in_one_thing_each():
+    plain, preconditioned = record_ablation.COMPARISONS["preconditioning"][0].values()
     noise, v, flow = record_ablation.COMPARISONS["prediction"][0].values()
+    assert plain == preconditioned | {"sigma_data": None} and preconditioned == noise
     assert noise | {"prediction_type": "v"} == v and v | {"schedule": "rectified_flow"} == flow
     embedding, channels, none = record_ablation.COMPARISONS["conditioning"][0].values()
     assert embedding == flow and {**channels, "conditioning": ""} == {**none, "conditioning": ""}

@@ -1,5 +1,6 @@
 """Comparisons of lessons 02 and 03: digit models that differ in one thing, each trained with the same budget from several seeds.
 
+    python data/make/record_ablation.py preconditioning --out data/results/mnist_preconditioning.json
     python data/make/record_ablation.py prediction --out data/results/mnist_ablation.json
     python data/make/record_ablation.py conditioning --out data/results/mnist_conditioning.json
 
@@ -26,11 +27,17 @@ from facelab.samplers import DDIM, DDPM
 from facelab.training import train
 
 FLOW = {"prediction_type": "v", "schedule": "rectified_flow"}
+NOISE = {"prediction_type": "eps", "schedule": "linear"}
 # comparison: {kind: settings of the network}, {column: sampler, steps, guidance scale}
 COMPARISONS = {
+    # The plain U-Net works on the same 2x2 blocks of pixels, but predicts the noise directly.
+    "preconditioning": (
+        {"plain U-Net": NOISE | {"sigma_data": None}, "preconditioned": NOISE},
+        {"DDIM, 20 steps": (DDIM, 20, 1), "DDIM, 20 steps, guidance scale 2": (DDIM, 20, 2)},
+    ),
     "prediction": (
         {
-            "noise prediction": {"prediction_type": "eps", "schedule": "linear"},
+            "noise prediction": NOISE,
             "v-prediction": {"prediction_type": "v", "schedule": "linear"},
             "rectified flow": FLOW,
         },
@@ -49,7 +56,7 @@ COMPARISONS = {
         {"DDIM, 10 steps": (DDIM, 10, 1)},
     ),
 }
-IMAGES = 15_000  # seen by each training, at most
+IMAGES = {"preconditioning": 30_000, "prediction": 15_000, "conditioning": 15_000}  # seen by each training, at most
 PER_CLASS = 30  # generated digits of each class
 
 
@@ -60,13 +67,17 @@ def over_seeds(values: list[float]) -> Interval:
     return Interval(mean, mean - half, mean + half, len(values))
 
 
+def images(comparison: str, sizes) -> int:
+    return min(IMAGES[comparison], sizes.mnist_ddpm.total_images)
+
+
 def one_training(comparison: str, kind: str, seed: int, sizes) -> dict:
     """Train one network from this seed; the share of digits that are classified as their class, for each sampler."""
     digits, classifier = mnist("train"), load("mnist-classifier").classifier
     kinds, columns = COMPARISONS[comparison]
     settings = sizes.mnist_net | kinds[kind]
     net = Denoiser(digits.shape, digits.attributes.names, exclusive=True, seed=seed, **settings)
-    config = dataclasses.replace(sizes.mnist_ddpm, seed=seed, total_images=min(IMAGES, sizes.mnist_ddpm.total_images))
+    config = dataclasses.replace(sizes.mnist_ddpm, seed=seed, total_images=images(comparison, sizes))
     for now in tqdm(train(net, digits, config), total=config.steps, desc=f"{kind}, seed {seed}"):  # noqa: B007
         pass
     accuracy = {
@@ -102,7 +113,7 @@ def main(argv: list[str] | None = None) -> None:
     for kind, seed in [one for one in wanted if one not in known]:
         runs.append(one_training(name, kind, seed, sizes))
         command = f"python data/make/record_ablation.py {name} --preset {sizes.name} --seeds {args.seeds} --out FILE"
-        about = {"images": min(IMAGES, sizes.mnist_ddpm.total_images), "digits": 10 * PER_CLASS, "machine": machine()}
+        about = {"images": images(name, sizes), "digits": 10 * PER_CLASS, "machine": machine()}
         record = {"command": command, **about, "table": table(name, runs), "runs": runs}
         args.out.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
