@@ -356,7 +356,7 @@ def _axes(size, *titles: str, x="", y="") -> list:
 
 
 def _log_axes(axes, names: str) -> None:
-    from matplotlib.ticker import LogLocator
+    from matplotlib.ticker import LogLocator, NullLocator
 
     for name in names:
         getattr(axes, f"set_{name}scale")("log")
@@ -365,7 +365,7 @@ def _log_axes(axes, names: str) -> None:
         axis = getattr(axes, f"{name}axis")
         axis.set_major_locator(LogLocator(subs=subs))
         axis.set_major_formatter("{x:g}")
-        axis.minorticks_off()
+        axis.set_minor_locator(NullLocator())
 
 
 def _figure(figure, alt: str, colours: int | None = 64) -> Figure:
